@@ -1,0 +1,65 @@
+"""Where the study keeps things, and how it writes a file without ever leaving half of one behind."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from repro.errors import ReproError
+
+
+def root() -> Path:
+    """The repository: the folder that holds the package, the notebooks, the book and the results."""
+    return Path(__file__).resolve().parent.parent
+
+
+def results() -> Path:
+    """Committed claims, records, curves and weights."""
+    return root() / "results"
+
+
+def cache() -> Path:
+    """Downloads and compiled kernels of this user: ``$REPRO_CACHE``, or the system's cache folder."""
+    return Path(os.environ.get("REPRO_CACHE") or user_cache_path("repro"))
+
+
+def runs() -> Path:
+    """Unfinished runs, one folder ``<experiment>/seed<k>`` each: ``$REPRO_RUNS``, or inside the cache."""
+    return Path(os.environ.get("REPRO_RUNS") or cache() / "runs")
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; rename it to ``path`` when the block ends without an error.
+
+    A reader therefore sees the old file or the new one, whatever happens in between: a kill, a full disk, an
+    exception. The temporary name keeps the suffix, for libraries that choose the format by it. An ``OSError``
+    becomes a :class:`ReproError` that names the file and the reason.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ReproError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
