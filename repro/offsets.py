@@ -1,0 +1,282 @@
+"""What the learned kernels of SADNet do: where they sample, how far, and whether along the edges.
+
+The paper says (section 4.2, Figure 4) that the sampling points lie about uniformly in smooth regions, extend
+along the edge near an edge, and reach farther at coarse scales. It shows a picture. Here each part becomes a
+number.
+
+At one position p of one scale, the modulated deformable convolution reads the points p + p_k + dp_k (p_k the
+nine places of the 3x3 kernel, dp_k the learned offset) with modulation m_k, in every deform group. Those
+points, weighted by their modulation and taken over all groups, have a mean, a covariance, and a mean distance
+from p. The covariance has a principal axis (the direction in which the points are spread widest) and an
+anisotropy (l1 - l2) / (l1 + l2) in [0, 1], l1 >= l2 its eigenvalues: 0 for the plain 3x3 kernel, 1 for points
+on a line.
+
+Axes have no sign: 10 and 190 degrees are one axis. They are therefore kept as double-angle vectors
+(cos 2a, sin 2a), a measured from the x axis towards growing y, times the anisotropy or the coherence. In this
+form the inner product of two unit axes is cos 2(a - b): 1 parallel, 0 at 45 degrees or unrelated, -1
+perpendicular, and averages mean what they should.
+
+Coordinates are (y, x) in cells of the scale: one cell of scale s is s pixels of the photograph.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from skimage.feature import structure_tensor
+
+SCALES = (8, 4, 2, 1)  # pixels per cell, coarse to fine; the paper numbers these scales 4, 3, 2, 1
+PLAIN_RADIUS_CELLS = (4 + 4 * 2**0.5) / 9  # mean distance of a plain 3x3 kernel's points from its centre
+
+
+class Spread(NamedTuple):
+    """Sampling points of each position, summed up. All float64 arrays over the H x W cells of one scale."""
+
+    axis: np.ndarray  # [H, W, 2] unit double-angle vector of the principal axis, 0 where there is none
+    anisotropy: np.ndarray  # [H, W] in [0, 1]
+    radius_cells: np.ndarray  # [H, W] mean distance from the position, not from the points' own mean
+    shift_cells: np.ndarray  # [H, W] distance between the position and the mean of its points
+
+
+class Structure(NamedTuple):
+    """What the clean photograph shows at each cell: its edge direction and how clear and strong that is."""
+
+    edge: np.ndarray  # [H, W, 2] unit double-angle vector along the edge, 0 where there is none
+    coherence: np.ndarray  # [H, W] in [0, 1]: 1 a straight edge, 0 no direction
+    strength: np.ndarray  # [H, W] root mean square gradient, per cell
+
+
+@dataclass(frozen=True)
+class Regions:
+    """How positions are sorted. Quantiles are taken within one photograph at one scale."""
+
+    smooth_below: float = 0.30  # quantile of strength; near a third of most photographs is sky, wall or blur
+    edge_above: float = 0.85  # quantile of strength
+    edge_coherence: float = 0.70  # one clear direction
+    texture_coherence: float = 0.40  # strong as an edge, but without one direction
+    margin_cells: int = 2  # zero padding disturbs the offsets at the border
+    integration_cells: float = 1.0  # standard deviation of the structure tensor's window
+
+
+def place_points(offset: np.ndarray, kernel: int = 3, dilation: int = 1) -> np.ndarray:
+    """Where each tap samples, relative to its position.
+
+    ``offset``: [2 * groups * kernel**2, H, W] in the order (group, kernel row, kernel column, (dy, dx)), as
+    torchvision and SADNet order it. Returns [groups * kernel**2, 2, H, W], the (y, x) of p_k + dp_k in cells.
+    """
+    channels, height, width = offset.shape
+    taps = kernel**2
+    if channels % (2 * taps):
+        raise ValueError(
+            f"offset has {channels} channels; expected a multiple of {2 * taps} for a {kernel}x{kernel} kernel"
+        )
+    reach = (np.arange(kernel) - (kernel - 1) / 2) * dilation
+    plain = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2)
+    points = (
+        np.asarray(offset, np.float64).reshape(-1, taps, 2, height, width) + plain[None, :, :, None, None]
+    )
+    return points.reshape(-1, 2, height, width)
+
+
+def measure_spread(points: np.ndarray, mask: np.ndarray) -> Spread:
+    """Mask-weighted shape of the sampling points.
+
+    ``points``: [K, 2, H, W] from :func:`place_points`; ``mask``: [K, H, W], not negative. A position whose
+    whole mask is zero samples nothing: its axis is 0 and its anisotropy, radius and shift are NaN.
+    """
+    if points.shape[:1] + points.shape[2:] != mask.shape:
+        raise ValueError(f"mask has shape {mask.shape}; expected {points.shape[:1] + points.shape[2:]}")
+    weight = np.asarray(mask, np.float64)
+    total = weight.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight = weight / total
+        y, x = points[:, 0], points[:, 1]
+        mean_y, mean_x = (weight * y).sum(0), (weight * x).sum(0)
+        yy = (weight * (y - mean_y) ** 2).sum(0)
+        xx = (weight * (x - mean_x) ** 2).sum(0)
+        xy = (weight * (y - mean_y) * (x - mean_x)).sum(0)
+        axis, anisotropy = _split(xx - yy, 2 * xy, xx + yy)
+    radius = (weight * np.hypot(y, x)).sum(0)
+    return Spread(axis, np.where(total > 0, anisotropy, np.nan), radius, np.hypot(mean_y, mean_x))
+
+
+def find_structure(clean: np.ndarray, cell_px: int, integration_cells: float = 1.0) -> Structure:
+    """Structure tensor of the clean photograph, averaged to the cells of one scale.
+
+    ``clean``: [C, H, W] in [0, 1]. A photograph whose sides are no multiple of ``cell_px`` is extended by
+    repeating its last row and column, so that its cells are those of the padded network.
+    """
+    gray = np.asarray(clean, np.float64).mean(0)
+    height, width = gray.shape
+    gray = np.pad(gray, ((0, -height % cell_px), (0, -width % cell_px)), mode="edge")
+    rows, columns = gray.shape[0] // cell_px, gray.shape[1] // cell_px
+    gray = gray.reshape(rows, cell_px, columns, cell_px).mean((1, 3))
+    yy, xy, xx = structure_tensor(gray, sigma=integration_cells, mode="nearest", order="rc")
+    axis, coherence = _split(
+        yy - xx, -2 * xy, xx + yy
+    )  # the gradient's axis turned by 90 degrees: both signs change
+    return Structure(axis, coherence, np.sqrt(xx + yy))
+
+
+def sort_regions(structure: Structure, regions: Regions = Regions()) -> dict[str, np.ndarray]:
+    """Boolean [H, W] maps of the smooth, edge and texture positions of one photograph at one scale."""
+    inside = np.zeros(structure.strength.shape, bool)
+    margin = regions.margin_cells
+    inside[margin : inside.shape[0] - margin, margin : inside.shape[1] - margin] = True
+    if not inside.any():
+        return {name: inside for name in ("smooth", "edge", "texture")}
+    low, high = np.quantile(structure.strength[inside], [regions.smooth_below, regions.edge_above])
+    strong = inside & (structure.strength >= high) & (structure.strength > 0)
+    return {
+        "smooth": inside & (structure.strength <= low),
+        "edge": strong & (structure.coherence >= regions.edge_coherence),
+        "texture": strong & (structure.coherence < regions.texture_coherence),
+    }
+
+
+def align(axis: np.ndarray, edge: np.ndarray) -> tuple[float, float]:
+    """Mean alignment of N axes with N edges ([N, 2] each), and what it is after shuffling the axes between
+    positions.
+
+    The second number is the mean over *all* permutations, which is the product of the means. It is not 0
+    where a photograph has a preferred direction and the kernels a fixed one: that part owes nothing to
+    adaptation.
+    """
+    if not len(axis):
+        return float("nan"), float("nan")
+    return float((axis * edge).sum(1).mean()), float(axis.mean(0) @ edge.mean(0))
+
+
+def collect_sampling(net: torch.nn.Module, noisy: torch.Tensor) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Offsets and masks of one photograph at the four scales: ``{pixels per cell: (offset, mask)}``.
+
+    ``net``: a SADNet with spatial-adaptive blocks; ``noisy``: [C, H, W] in [0, 1].
+    """
+    with torch.inference_mode():
+        fields = net.sampling_fields(noisy[None])
+    return {
+        cell: (offset[0].float().cpu().numpy(), mask[0].float().cpu().numpy())
+        for cell, (offset, mask) in fields.items()
+    }
+
+
+def measure_image(
+    sampling: Mapping[int, tuple[np.ndarray, np.ndarray]], clean: np.ndarray, regions: Regions = Regions()
+) -> pd.DataFrame:
+    """One row per scale and region: positions, alignment, alignment_shuffled, anisotropy, radius_cells,
+    radius_px.
+
+    ``sampling``: ``{pixels per cell: (offset [2K, H, W], mask [K, H, W])}``; ``clean``: [C, H, W] in [0, 1].
+    """
+    rows = []
+    for cell_px, (offset, mask) in sampling.items():
+        spread = measure_spread(place_points(offset), mask)
+        structure = find_structure(clean, cell_px, regions.integration_cells)
+        if structure.strength.shape != spread.anisotropy.shape:
+            raise ValueError(
+                f"offsets have {spread.anisotropy.shape} cells of {cell_px} px; "
+                f"the photograph has {structure.strength.shape}"
+            )
+        for region, chosen in sort_regions(structure, regions).items():
+            aligned, shuffled = align(spread.axis[chosen], structure.edge[chosen])
+            rows.append(
+                {
+                    "cell_px": cell_px,
+                    "region": region,
+                    "positions": int(chosen.sum()),
+                    "alignment": aligned,
+                    "alignment_shuffled": shuffled,
+                    "anisotropy": _mean(spread.anisotropy[chosen]),
+                    "shift_px": _mean(spread.shift_cells[chosen]) * cell_px,
+                    "radius_cells": _mean(spread.radius_cells[chosen]),
+                    "radius_px": _mean(spread.radius_cells[chosen]) * cell_px,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def bootstrap_mean(values: Iterable[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of per-photograph values with its 95 % percentile bootstrap interval: (mean, low, high).
+
+    Photographs are drawn, not positions: neighbouring positions share their pixels, and an interval over
+    positions would be far too narrow. With fewer than two values the interval is NaN.
+    """
+    values = np.asarray([v for v in values if np.isfinite(v)], np.float64)
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else float("nan")), float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """The paper's three statements, one row per statement and scale, from the per-photograph rows of many
+    photographs.
+
+    ``table``: rows of :func:`measure_image` with a column ``image``. Returns columns claim, cell_px, mean,
+    low, high, images, holds; ``holds`` says whether the interval lies on the side of 0 that the paper's
+    sentence predicts.
+
+    * ``along edges``: alignment at edges minus the shuffled one. Predicted above 0.
+    * ``even where smooth``: anisotropy in smooth regions minus that at edges. Predicted below 0.
+    * ``farther when coarse``: mean radius in pixels minus that of the next finer scale. Predicted above 0.
+      The grid of a coarser scale is twice as wide by construction, so this could hardly fail; ``farther than
+      plain`` asks the harder question, whether the radius exceeds the plain 3x3 kernel's at the same scale.
+    """
+    wide = table.pivot(index="image", columns=["cell_px", "region"])
+    cells = sorted(table["cell_px"].unique(), reverse=True)
+    everywhere = {
+        cell: (wide["radius_px"][cell] * wide["positions"][cell]).sum(axis=1)
+        / wide["positions"][cell].sum(axis=1)
+        for cell in cells
+    }
+    rows = []
+
+    def note(claim, cell, values, predicted):
+        mean, low, high = bootstrap_mean(values)
+        rows.append(
+            {
+                "claim": claim,
+                "cell_px": cell,
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "images": int(np.isfinite(values).sum()),
+                "holds": bool(low > 0 if predicted > 0 else high < 0),
+            }
+        )
+
+    for cell in cells:
+        at_edges = wide["alignment"][cell]["edge"] - wide["alignment_shuffled"][cell]["edge"]
+        note("along edges", cell, at_edges, +1)
+    for cell in cells:
+        note(
+            "even where smooth",
+            cell,
+            wide["anisotropy"][cell]["smooth"] - wide["anisotropy"][cell]["edge"],
+            -1,
+        )
+    for cell, finer in pairwise(cells):
+        note("farther when coarse", cell, everywhere[cell] - everywhere[finer], +1)
+    for cell in cells:
+        note("farther than plain", cell, everywhere[cell] - PLAIN_RADIUS_CELLS * cell, +1)
+    return pd.DataFrame(rows)
+
+
+def _split(real: np.ndarray, imaginary: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit double-angle vector and ratio (l1 - l2) / (l1 + l2) of symmetric 2x2 matrices with this trace."""
+    length = np.hypot(real, imaginary)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(trace > 0, length / trace, 0.0)
+        # Rounding leaves a meaningless direction where the two eigenvalues are equal.
+        unit = np.where(ratio > 1e-9, np.stack([real, imaginary]) / length, 0.0)
+    return np.moveaxis(unit, 0, -1), np.minimum(ratio, 1.0)
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
