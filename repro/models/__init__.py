@@ -1,0 +1,38 @@
+"""The denoisers by name. One paper, one file; :class:`repro.models.base.Denoiser` says what they all
+promise."""
+
+import dataclasses
+from importlib import import_module
+
+from repro.errors import ReproError
+from repro.models.base import Denoiser
+
+# name -> (module, class); imported when first asked for, so that one broken dependency hides one model only
+MODELS = {
+    "sadnet": ("repro.models.sadnet", "SADNet"),
+}
+
+
+def model_class(name: str) -> type[Denoiser]:
+    """The class behind a name. An unknown name is a ReproError that lists the known ones."""
+    if name not in MODELS:
+        raise ReproError(f"There is no model {name!r}; choose from {', '.join(MODELS)}.")
+    module, attribute = MODELS[name]
+    return getattr(import_module(module), attribute)
+
+
+def build(name: str, **sizes) -> Denoiser:
+    """A network with random weights: ``build("sadnet", channels=1)``.
+
+    ``sizes`` are the fields of the model's ``Sizes`` dataclass, whose defaults are the published network.
+    Random numbers come from torch's global generator. An unknown model or size, or sizes that do not fit
+    together, is a ReproError.
+    """
+    cls = model_class(name)
+    known = [field.name for field in dataclasses.fields(cls.Sizes)]
+    if unknown := sorted(set(sizes) - set(known)):
+        raise ReproError(f"{name} has no size {', '.join(unknown)}; its sizes are {', '.join(known)}.")
+    try:
+        return cls(cls.Sizes(**sizes))
+    except (TypeError, ValueError) as error:
+        raise ReproError(f"These sizes do not make a {name}: {error}") from error
