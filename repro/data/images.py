@@ -43,6 +43,7 @@ images to the last pixel; with the textbook's 0.299, 0.587, 0.114 one pixel in 2
 
 # What decoders raise on damaged data: Pillow's plugins alone use all of these.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _ALPHA_FORMATS = (".png", ".tif", ".tiff", ".webp")
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> colour type
 
@@ -86,11 +87,8 @@ def read_picture(path: str | Path) -> Picture:
         raise ReproError(f"{path} is empty.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damage and of size: both are decided below
-            image = _open(data, path)
-            array, icc_profile = _decode(image, data, path), image.info.get("icc_profile")
-    except ReproError:
-        raise
+            warnings.simplefilter("ignore")  # Pillow warns of damage and of size: both are decided here
+            array, icc_profile = _decode(data, path)
     except Image.UnidentifiedImageError:
         raise ReproError(f"{path} is not an image, or of a kind that cannot be read here.") from None
     except _DAMAGE as error:
@@ -144,7 +142,7 @@ def check_format(path: str | Path, *, bits: int = 8, alpha: bool = False) -> Non
     if bits == 16 and suffix not in (".png", ".tif", ".tiff"):
         raise ReproError(f"Cannot write {path}: {suffix} holds 8 bits, the image has 16; use .png or .tif.")
     if alpha and suffix not in _ALPHA_FORMATS:
-        raise ReproError(f"Cannot write {path}: {suffix} holds no transparency, the image has some; use .png.")
+        raise ReproError(f"Cannot write {path}: {suffix} holds no transparency; use .png or .tif.")
 
 
 def luma(image_rgb: Tensor) -> Tensor:
@@ -156,41 +154,41 @@ def luma(image_rgb: Tensor) -> Tensor:
     return (gray + 0.5).floor().clamp(0, 255).to(image_rgb.dtype) / 255
 
 
-def _open(data: bytes, path: Path) -> Image.Image:
+def _decode(data: bytes, path: Path) -> tuple[np.ndarray, bytes | None]:
+    """Pixels uint8 or uint16 [H, W, C], C = 1 or 3, one more where there is transparency; and the ICC
+    profile."""
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        decoded = _decode_tiff_16(data, path)
+        if decoded:
+            return decoded
+    image = _open(data)
+    _check_count(path, math.prod(image.size), 1 if image.format == "MPO" else getattr(image, "n_frames", 1))
+    icc_profile = image.info.get("icc_profile")
+    if image.format == "PNG" and data[24] == 16:  # bits per sample, in the header
+        return _turn(_decode_png_16(image, data), image.getexif().get(0x0112, 1)), icc_profile
+    if image.mode not in _MODES:
+        raise ReproError(f"{path} stores its pixels as {image.mode}; images of 8 or 16 bits can be read.")
+    gray, clear = image.mode in ("1", "L", "LA"), image.mode.endswith("A") or "transparency" in image.info
+    image = ImageOps.exif_transpose(image.convert(("L" if gray else "RGB") + ("A" if clear else "")))
+    array = np.asarray(image)
+    return (array if array.ndim == 3 else array[..., None]), icc_profile
+
+
+def _open(data: bytes) -> Image.Image:
     # Opening reads the header only. Pillow's own limit is global to the process, so it is put back at once.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        image = Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data))
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    pixels = math.prod(image.size)
+
+
+def _check_count(path: Path, pixels: int, pictures: int) -> None:
     if pixels > MAX_PIXELS:
-        raise ReproError(f"{path} has {pixels / 1e6:.0f} million pixels; at most {MAX_PIXELS / 1e6:.0f} are read.")
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a camera's JPEG and its previews
-        raise ReproError(f"{path} holds {image.n_frames} pictures; one is expected.")
-    return image
-
-
-def _decode(image: Image.Image, data: bytes, path: Path) -> np.ndarray:
-    """uint8 or uint16 [H, W, C] with C = 1, 3, and 2 or 4 where there is transparency."""
-    if image.format == "PNG" and data[24] == 16:  # bit depth in the header chunk
-        array = _decode_png_16(image, data)
-    elif image.format == "TIFF" and max(image.tag_v2.get(258, (1,))) == 16:
-        array = _decode_tiff_16(image, data)
-    else:
-        if image.mode == "1":
-            image = image.convert("L")
-        elif image.mode in ("P", "PA") or "transparency" in image.info:
-            clear = image.mode == "PA" or "transparency" in image.info
-            gray = image.mode == "L"
-            image = image.convert(("LA" if gray else "RGBA") if clear else "RGB")
-        elif image.mode in ("RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
-            image = image.convert("RGB")
-        if image.mode not in ("L", "LA", "RGB", "RGBA"):
-            raise ReproError(f"{path} stores its pixels as {image.mode}; images of 8 or 16 bits can be read.")
-        array = np.asarray(ImageOps.exif_transpose(image))
-        return array if array.ndim == 3 else array[..., None]
-    return _turn(array, image.getexif().get(0x0112, 1))
+        most = f"{MAX_PIXELS // 10**6} are the most that is read"
+        raise ReproError(f"{path} has {pixels / 1e6:.0f} million pixels; {most}.")
+    if pictures > 1:
+        raise ReproError(f"{path} holds {pictures} pictures; one is expected.")
 
 
 def _decode_png_16(image: Image.Image, data: bytes) -> np.ndarray:
@@ -222,22 +220,27 @@ def _unpack(image: Image.Image, raw_mode: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def _decode_tiff_16(image: Image.Image, data: bytes) -> np.ndarray:
-    import tifffile  # only needed for these
+def _decode_tiff_16(data: bytes, path: Path) -> tuple[np.ndarray, bytes | None] | None:
+    """A TIFF of 16 bits, of which Pillow knows a few kinds only; None for one of other depth."""
+    import tifffile  # takes a while, and few files need it
 
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page = tiff.pages[0]
-        array = page.asarray()
-        if array.dtype != np.uint16:
-            raise ValueError(f"its pixels are {array.dtype}")
-        planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3
-    array = array.transpose(1, 2, 0) if planar else array
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            page = tiff.pages[0]
+            if page.dtype != np.uint16:
+                return None
+            _check_count(path, page.imagewidth * page.imagelength, len(tiff.pages))
+            array = page.asarray()
+            planes_first = page.samplesperpixel > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+            white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+            orientation, profile = page.tags.valueof(274, 1), page.tags.valueof(34675)
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from None
+    array = array.transpose(1, 2, 0) if planes_first else array
     array = array if array.ndim == 3 else array[..., None]
-    if image.tag_v2.get(262) == 0:  # white is zero
-        array = 65535 - array
-    if array.shape[2] > 4:
-        raise ValueError(f"it has {array.shape[2]} channels")
-    return array
+    if array.ndim != 3 or array.shape[2] > 4:
+        raise ValueError(f"its pixels are an array of {array.shape}")
+    return _turn(65535 - array if white_is_zero else array, orientation), profile
 
 
 def _turn(array: np.ndarray, orientation: int) -> np.ndarray:

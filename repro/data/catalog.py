@@ -1,0 +1,307 @@
+"""The data sets of the study: what they are, where they come from, and how to have them here, verified.
+
+``catalog.json`` lists for each set its role, licence, home, citation, and the SHA-256 of every file. A set is
+looked for in this order:
+
+1. the mirror, a folder that the environment variable ``REPRO_DATA`` names, with one folder per set;
+2. the cache of earlier downloads (:func:`repro.files.cache`);
+3. its home, from which :func:`fetch` downloads it into the cache (pooch; every file is checked on arrival).
+
+``embedded-train`` and ``embedded-test`` are photographs that scikit-image ships; they need none of this.
+
+A set is checked against its checksums before it is used. The result is remembered with the size and time of
+change of every file, so the next start only asks for those.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor
+
+from repro import files as places
+from repro.data.images import SUFFIXES, read_image
+from repro.errors import ReproError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a set: float32 [C, H, W] in [0, 1]; ``noisy`` where the set has real noise, else None."""
+
+    name: str
+    clean: Tensor
+    noisy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An entry of the catalogue."""
+
+    name: str
+    title: str
+    role: str  # "train" or "test", and whether its noise is real
+    colour: str
+    home: str
+    licence: str
+    citation: str
+    note: str
+    files: dict[str, str] = field(repr=False)  # path inside the set -> SHA-256
+    sizes: dict[str, int] = field(default_factory=dict, repr=False)  # "width x height" -> images
+    bytes: int = 0
+    download: dict | None = field(default=None, repr=False)  # repository, commit, rename: [pattern, path]
+    originals: dict = field(default_factory=dict, repr=False)  # path -> [name, SHA-256] at home, if other
+    obtain: str = ""  # why there is no download
+    folder: str = ""  # folder in a mirror, where it is not the name
+    crop: int | None = None  # side of the centred square that is used, None for whole images
+
+    @property
+    def pairs(self) -> bool:
+        """Whether each clean image has a noisy photograph of the same scene."""
+        return any(path.startswith("noisy/") for path in self.files)
+
+    @property
+    def images(self) -> int:
+        return len(self.files) // 2 if self.pairs else len(self.files)
+
+    @cached_property
+    def sha256(self) -> str:
+        """One checksum for the whole set: of its list of checksums, and of the crop. For records."""
+        listing = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(self.files.items()))
+        return hashlib.sha256(f"{listing}crop {self.crop}\n".encode()).hexdigest()
+
+    def at_home(self) -> dict[str, tuple[str, str]]:
+        """Name in the cache -> (address, SHA-256) of every file that the home of the set offers."""
+        source = self.download or {"rename": []}
+        offered = {}
+        for path, sha256 in self.files.items():
+            name, sha256 = self.originals.get(path, (path, sha256))
+            for pattern, target in source["rename"]:
+                if match := re.fullmatch(pattern, name):
+                    address = f"{source['repository']}/{source['commit']}/{match.expand(target)}"
+                    offered[name] = f"https://raw.githubusercontent.com/{address}", sha256
+        return offered
+
+
+def _read_catalog() -> dict[str, DataSet]:
+    listing = json.loads(Path(__file__).with_name("catalog.json").read_text(encoding="utf-8"))
+    sets = {name: DataSet(name=name, folder=name, **entry) for name, entry in listing.items()}
+    sets["kodak24-crop500"] = replace(
+        sets["kodak24"],
+        name="kodak24-crop500",
+        title="The 500x500 centres of kodak24",
+        sizes={"500x500": 24},
+        crop=500,
+        note="As some repositories carry them. Scores are 0.14 to 0.17 dB lower than on the full images.",
+    )
+    return sets
+
+
+DATASETS: dict[str, DataSet] = _read_catalog()
+
+
+def find(name: str) -> DataSet:
+    """The entry called ``name``. Raises :class:`ReproError` that lists the names."""
+    try:
+        return DATASETS[name]
+    except KeyError:
+        raise ReproError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.") from None
+
+
+def folder(name: str) -> Path:
+    """The folder with the verified files of the set ``name``, downloaded first if need be.
+
+    Raises :class:`ReproError` naming set and file for a missing or altered file, for a download that fails,
+    and for a set that must be asked for at its home.
+    """
+    entry = find(name)
+    where = locate(name)
+    if where is None:
+        return fetch(name)
+    _verify(entry, where)
+    return where
+
+
+def locate(name: str) -> Path | None:
+    """Where the set lies on this machine, unverified, or None: a mirror, the cache, scikit-image."""
+    entry = find(name)
+    if name.startswith("embedded-"):
+        package = find_spec("skimage")
+        if package is None:
+            raise ReproError(f"{name} is part of scikit-image, which is not installed.")
+        return Path(package.submodule_search_locations[0]) / "data"
+    mirror = os.environ.get("REPRO_DATA")
+    if mirror and not Path(mirror).is_dir():
+        raise ReproError(f"REPRO_DATA names {mirror}, which is not a folder.")
+    if mirror and (Path(mirror) / entry.folder).is_dir():
+        return Path(mirror) / entry.folder
+    cached = _cache(entry)
+    complete = entry.files and all((cached / path).exists() for path, _ in _stored(entry, cached).values())
+    return cached if complete else None
+
+
+def fetch(name: str, progress: bool = False) -> Path:
+    """Download the set from its home into the cache, unless it is here, and return its verified folder.
+
+    An interrupted download goes on where it stopped, file by file.
+    """
+    entry = find(name)
+    where = locate(name)
+    if where is not None:
+        _verify(entry, where)
+        return where
+    offered = entry.at_home()
+    if not offered:
+        raise ReproError(
+            f"{name} cannot be downloaded from here: {entry.obtain}. Get it at {entry.home}, put it in a "
+            f"folder named {entry.folder}, and set REPRO_DATA to the folder that holds this one."
+        )
+    import pooch
+    from requests import RequestException
+    from tqdm import tqdm
+
+    pooch.get_logger().setLevel("WARNING")
+    cached = _cache(entry)
+    try:
+        store = pooch.create(
+            path=cached,
+            base_url="",
+            registry={path: f"sha256:{sha256}" for path, (_, sha256) in offered.items()},
+            urls={path: address for path, (address, _) in offered.items()},
+        )
+        for path in tqdm(offered, desc=name, unit="file", disable=None if progress else True):
+            store.fetch(path, downloader=pooch.HTTPDownloader(timeout=60))
+    except (OSError, RequestException) as error:
+        reason = "no connection" if isinstance(error, RequestException) and not error.response else error
+        raise ReproError(
+            f"Cannot download {path} of {name} from {offered[path][0]} ({reason}); "
+            f"with a copy at hand, set REPRO_DATA to the folder that holds the folder {entry.folder}."
+        ) from None
+    except ValueError as error:  # pooch: the checksum differs
+        raise ReproError(f"{path} of {name} arrived damaged from {offered[path][0]}: {error}.") from None
+    _verify(entry, cached)
+    return cached
+
+
+def verify(name: str) -> Path:
+    """Check every file of the set anew, whatever is remembered, and return its folder."""
+    entry = find(name)
+    where = locate(name)
+    if where is None:
+        raise ReproError(f"{name} is not on this machine; `repro data fetch {name}` downloads it.")
+    _verify(entry, where, anew=True)
+    return where
+
+
+def paths(name: str) -> list[tuple[str, Path, Path | None]]:
+    """(image name, clean file, noisy file or None) of every image of the set, in the order of the names.
+
+    ``name`` may also be a folder of one's own: of clean images, or with the folders ``clean`` and ``noisy``
+    that hold files of the same names.
+    """
+    own = Path(name)
+    if name not in DATASETS and own.is_dir():
+        where, listed = own, {}
+    else:
+        where = folder(name)
+        listed = {path: stored for path, (stored, _) in _stored(find(name), where).items()}
+    if not listed:  # a folder of one's own, or a set of which the catalogue knows no files
+        listed = {path: path for path in _images_in(where)}
+    if not listed:
+        raise ReproError(f"There is no image in {where}.")
+    noisy = {_plain(path): where / stored for path, stored in listed.items() if path.startswith("noisy/")}
+    clean = sorted(
+        (_plain(path), where / stored) for path, stored in listed.items() if not path.startswith("noisy/")
+    )
+    names = [image for image, _ in clean]
+    if noisy and sorted(noisy) != names:
+        raise ReproError(f"The files in {where / 'noisy'} and {where / 'clean'} do not have the same names.")
+    return [(image, path, noisy.get(image)) for image, path in clean]
+
+
+def samples(name: str, colour: str | None = "RGB", limit: int | None = None) -> Iterator[Sample]:
+    """The images of the set one by one, as :func:`load` gives them, with one in memory at a time."""
+    crop = DATASETS[name].crop if name in DATASETS else None
+    for image, clean, noisy in paths(name)[:limit]:
+        yield Sample(
+            image,
+            _centre(read_image(clean, colour), crop),
+            _centre(read_image(noisy, colour), crop) if noisy else None,
+        )
+
+
+def load(name: str, colour: str | None = "RGB", limit: int | None = None) -> list[Sample]:
+    """The images of the set ``name`` (or of a folder of one's own, see :func:`paths`), the first ``limit`` of
+    them.
+
+    ``colour`` "RGB" gives three channels (gray repeated), "L" one (BT.601 luma rounded to 8 bits, as gray
+    test sets are made), None what each file holds. Names are those of the files without suffix.
+    """
+    return list(samples(name, colour, limit))
+
+
+def _plain(path: str) -> str:
+    # PolyU tells the two files of a pair apart by the ends of their names.
+    return re.sub(r"_(real|mean)$", "", Path(path).stem)
+
+
+def _images_in(where: Path) -> list[str]:
+    found = (path for path in where.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path.relative_to(where).as_posix() for path in found)
+
+
+def _centre(image: Tensor, side: int | None) -> Tensor:
+    if side is None:
+        return image
+    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    return image[..., top : top + side, left : left + side].contiguous()
+
+
+def _cache(entry: DataSet) -> Path:
+    return places.cache() / "data" / entry.folder
+
+
+def _stored(entry: DataSet, where: Path) -> dict[str, tuple[str, str]]:
+    """Listed path -> (path, SHA-256) of the files as ``where`` has them: the copies listed, or the
+    originals."""
+    if entry.originals and not any((where / path).exists() for path in entry.files):
+        return {path: (name, sha256) for path, (name, sha256) in entry.originals.items()}
+    return {path: (path, sha256) for path, sha256 in entry.files.items()}
+
+
+def _verify(entry: DataSet, where: Path, anew: bool = False) -> None:
+    stored = dict(_stored(entry, where).values())
+    try:
+        stats = [(where / path).stat() for path in stored]
+    except OSError as error:
+        message = f"{error.filename} of the data set {entry.name} cannot be read: {error.strerror}."
+        raise ReproError(message) from None
+    state = [stored, [(stat.st_size, stat.st_mtime_ns) for stat in stats]]
+    state_sha256 = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    place = hashlib.sha256(str(where.resolve()).encode()).hexdigest()[:12]
+    stamp = places.cache() / "verified" / f"{entry.name}-{place}"
+    with suppress(OSError):  # not there yet
+        if not anew and stamp.read_text() == state_sha256:
+            return
+    for path, sha256 in stored.items():
+        if _sha256(where / path) != sha256:
+            raise ReproError(
+                f"{where / path} is not the file of the data set {entry.name} (its SHA-256 differs from the "
+                f"catalogue's): delete it and get it again."
+            )
+    with suppress(ReproError), places.write_atomically(stamp) as temporary:  # if it cannot be: check again
+        temporary.write_text(state_sha256)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReproError(f"Cannot read {path}: {error.strerror}.") from None
