@@ -12,9 +12,8 @@ anisotropy (l1 - l2) / (l1 + l2) in [0, 1], l1 >= l2 its eigenvalues: 0 for the 
 on a line.
 
 Axes have no sign: 10 and 190 degrees are one axis. They are therefore kept as double-angle vectors
-(cos 2a, sin 2a), a measured from the x axis towards growing y, times the anisotropy or the coherence. In this
-form the inner product of two unit axes is cos 2(a - b): 1 parallel, 0 at 45 degrees or unrelated, -1
-perpendicular, and averages mean what they should.
+(cos 2a, sin 2a), a measured from the x axis towards growing y. In this form the inner product of two axes is
+cos 2(a - b): 1 parallel, 0 at 45 degrees or unrelated, -1 perpendicular, and averages mean what they should.
 
 Coordinates are (y, x) in cells of the scale: one cell of scale s is s pixels of the photograph.
 """
@@ -27,7 +26,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.ndimage import map_coordinates
 from skimage.feature import structure_tensor
+
+from repro.models.sadnet import SADNet
 
 SCALES = (8, 4, 2, 1)  # pixels per cell, coarse to fine; the paper numbers these scales 4, 3, 2, 1
 PLAIN_RADIUS_CELLS = (4 + 4 * 2**0.5) / 9  # mean distance of a plain 3x3 kernel's points from its centre
@@ -72,14 +74,12 @@ def place_points(offset: np.ndarray, kernel: int = 3, dilation: int = 1) -> np.n
     taps = kernel**2
     if channels % (2 * taps):
         raise ValueError(
-            f"offset has {channels} channels; expected a multiple of {2 * taps} for a {kernel}x{kernel} kernel"
+            f"offset has {channels} channels; a {kernel}x{kernel} kernel needs a multiple of {2 * taps}"
         )
     reach = (np.arange(kernel) - (kernel - 1) / 2) * dilation
     plain = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2)
-    points = (
-        np.asarray(offset, np.float64).reshape(-1, taps, 2, height, width) + plain[None, :, :, None, None]
-    )
-    return points.reshape(-1, 2, height, width)
+    moved = np.asarray(offset, np.float64).reshape(-1, taps, 2, height, width)
+    return (moved + plain[None, :, :, None, None]).reshape(-1, 2, height, width)
 
 
 def measure_spread(points: np.ndarray, mask: np.ndarray) -> Spread:
@@ -104,17 +104,23 @@ def measure_spread(points: np.ndarray, mask: np.ndarray) -> Spread:
     return Spread(axis, np.where(total > 0, anisotropy, np.nan), radius, np.hypot(mean_y, mean_x))
 
 
-def find_structure(clean: np.ndarray, cell_px: int, integration_cells: float = 1.0) -> Structure:
-    """Structure tensor of the clean photograph, averaged to the cells of one scale.
+def average_cells(clean: np.ndarray, cell_px: int) -> np.ndarray:
+    """Mean gray value of each cell: [C, H, W] to [ceil(H / cell_px), ceil(W / cell_px)].
 
-    ``clean``: [C, H, W] in [0, 1]. A photograph whose sides are no multiple of ``cell_px`` is extended by
-    repeating its last row and column, so that its cells are those of the padded network.
+    Sides that are no multiple of ``cell_px`` are extended by repeating the last row and column.
     """
     gray = np.asarray(clean, np.float64).mean(0)
     height, width = gray.shape
     gray = np.pad(gray, ((0, -height % cell_px), (0, -width % cell_px)), mode="edge")
-    rows, columns = gray.shape[0] // cell_px, gray.shape[1] // cell_px
-    gray = gray.reshape(rows, cell_px, columns, cell_px).mean((1, 3))
+    return gray.reshape(gray.shape[0] // cell_px, cell_px, -1, cell_px).mean((1, 3))
+
+
+def find_structure(clean: np.ndarray, cell_px: int, integration_cells: float = 1.0) -> Structure:
+    """Structure tensor of the clean photograph, averaged to the cells of one scale.
+
+    ``clean``: [C, H, W] in [0, 1].
+    """
+    gray = average_cells(clean, cell_px)
     yy, xy, xx = structure_tensor(gray, sigma=integration_cells, mode="nearest", order="rc")
     axis, coherence = _split(
         yy - xx, -2 * xy, xx + yy
@@ -151,30 +157,57 @@ def align(axis: np.ndarray, edge: np.ndarray) -> tuple[float, float]:
     return float((axis * edge).sum(1).mean()), float(axis.mean(0) @ edge.mean(0))
 
 
-def collect_sampling(net: torch.nn.Module, noisy: torch.Tensor) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Offsets and masks of one photograph at the four scales: ``{pixels per cell: (offset, mask)}``.
+def contrast(
+    gray: np.ndarray, points: np.ndarray, mask: np.ndarray, chosen: np.ndarray
+) -> tuple[float, float]:
+    """How much what the chosen positions sample differs from what they stand on, and the same after
+    shuffling.
 
-    ``net``: a SADNet with spatial-adaptive blocks; ``noisy``: [C, H, W] in [0, 1].
+    Mask-weighted mean of |gray(p + p_k + dp_k) - gray(p)| over the positions ``chosen`` ([H, W] boolean) of
+    ``gray`` [H, W], which is the clean photograph; ``points`` [K, 2, H, W] and ``mask`` [K, H, W]. In the
+    second number each position samples with the points and mask of another chosen position.
     """
-    with torch.inference_mode():
-        fields = net.sampling_fields(noisy[None])
-    return {
-        cell: (offset[0].float().cpu().numpy(), mask[0].float().cpu().numpy())
-        for cell, (offset, mask) in fields.items()
-    }
+    here = np.argwhere(chosen).T.astype(np.float64)  # [2, N]
+    if here.shape[1] < 2:
+        return float("nan"), float("nan")
+    points, mask = points[:, :, chosen], mask[:, chosen]  # [K, 2, N], [K, N]
+    results = []
+    for order in (slice(None), np.random.default_rng(0).permutation(here.shape[1])):
+        at = here[:, None] + points[:, :, order].swapaxes(0, 1)  # [2, K, N]
+        sampled = map_coordinates(gray, at, order=1, mode="nearest")
+        weight = mask[:, order]
+        difference = (weight * np.abs(sampled - gray[chosen])).sum(0) / weight.sum(0)
+        results.append(_mean(difference))
+    return results[0], results[1]
+
+
+def collect_sampling(net: SADNet, noisy: torch.Tensor) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Offsets and masks of one photograph at the four scales: ``{pixels per cell: (offset, mask)}``, coarse
+    to fine.
+
+    ``net``: a SADNet with spatial-adaptive blocks; ``noisy``: [C, H, W] in [0, 1]. Cells that lie wholly in
+    the network's padding are left out.
+    """
+    height, width = noisy.shape[-2:]
+    sampling = {}
+    for cell_px, fields in zip(SCALES, net.offsets(noisy[None]), strict=True):
+        rows, columns = -(-height // cell_px), -(-width // cell_px)
+        offset, mask = (field[0, :, :rows, :columns].float().cpu().numpy() for field in fields)
+        sampling[cell_px] = (offset, mask)
+    return sampling
 
 
 def measure_image(
     sampling: Mapping[int, tuple[np.ndarray, np.ndarray]], clean: np.ndarray, regions: Regions = Regions()
 ) -> pd.DataFrame:
-    """One row per scale and region: positions, alignment, alignment_shuffled, anisotropy, radius_cells,
-    radius_px.
+    """One row per scale and region of one photograph: how its kernels lie there. Columns are named below.
 
     ``sampling``: ``{pixels per cell: (offset [2K, H, W], mask [K, H, W])}``; ``clean``: [C, H, W] in [0, 1].
     """
     rows = []
     for cell_px, (offset, mask) in sampling.items():
-        spread = measure_spread(place_points(offset), mask)
+        points, gray = place_points(offset), average_cells(clean, cell_px)
+        spread = measure_spread(points, mask)
         structure = find_structure(clean, cell_px, regions.integration_cells)
         if structure.strength.shape != spread.anisotropy.shape:
             raise ValueError(
@@ -182,14 +215,17 @@ def measure_image(
                 f"the photograph has {structure.strength.shape}"
             )
         for region, chosen in sort_regions(structure, regions).items():
-            aligned, shuffled = align(spread.axis[chosen], structure.edge[chosen])
+            aligned, aligned_shuffled = align(spread.axis[chosen], structure.edge[chosen])
+            sampled, sampled_shuffled = contrast(gray, points, mask, chosen)
             rows.append(
                 {
                     "cell_px": cell_px,
                     "region": region,
                     "positions": int(chosen.sum()),
                     "alignment": aligned,
-                    "alignment_shuffled": shuffled,
+                    "alignment_shuffled": aligned_shuffled,
+                    "contrast": sampled,
+                    "contrast_shuffled": sampled_shuffled,
                     "anisotropy": _mean(spread.anisotropy[chosen]),
                     "shift_px": _mean(spread.shift_cells[chosen]) * cell_px,
                     "radius_cells": _mean(spread.radius_cells[chosen]),
@@ -213,58 +249,60 @@ def bootstrap_mean(values: Iterable[float], draws: int = 10_000, seed: int = 0) 
     return float(values.mean()), float(low), float(high)
 
 
+CLAIMS = {
+    "even where smooth": "001-direction-kernels-uniform-in-smooth-regions",
+    "along edges": "001-direction-kernels-extend-along-edges",
+    "on similar texture": "001-direction-samples-on-similar-texture",
+    "farther when coarse": "001-direction-coarse-scale-reaches-further",
+    "near when fine": "001-direction-fine-scale-stays-near",
+}
+"""Statements of :func:`summarise` and the rows of ``results/claims.csv`` that they test."""
+
+
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """The paper's three statements, one row per statement and scale, from the per-photograph rows of many
-    photographs.
+    """What the paper states about its kernels, as differences with intervals over photographs.
 
-    ``table``: rows of :func:`measure_image` with a column ``image``. Returns columns claim, cell_px, mean,
-    low, high, images, holds; ``holds`` says whether the interval lies on the side of 0 that the paper's
-    sentence predicts.
+    ``table``: rows of :func:`measure_image` of many photographs, with a column ``image``. Returns one row per
+    statement and scale: statement, cell_px, mean, low, high, images, holds. ``holds``: the 95 % interval lies
+    wholly on the side of 0 that the paper's sentence predicts.
 
-    * ``along edges``: alignment at edges minus the shuffled one. Predicted above 0.
-    * ``even where smooth``: anisotropy in smooth regions minus that at edges. Predicted below 0.
-    * ``farther when coarse``: mean radius in pixels minus that of the next finer scale. Predicted above 0.
-      The grid of a coarser scale is twice as wide by construction, so this could hardly fail; ``farther than
-      plain`` asks the harder question, whether the radius exceeds the plain 3x3 kernel's at the same scale.
+    * ``even where smooth``: anisotropy in smooth regions minus that at edges. Below 0.
+    * ``along edges``: alignment at edges minus the shuffled one. Above 0.
+    * ``on similar texture``: contrast of what is sampled at edges, minus the shuffled one. Below 0.
+    * ``farther when coarse``: mean radius in pixels minus that of the next finer scale. Above 0. Cells of a
+      coarser scale are twice as wide by construction, so this can hardly fail. Hence a harder question that
+      the paper does not ask:
+    * ``farther than plain``: mean radius minus that of the plain 3x3 kernel at the same scale. Above 0.
+    * ``near when fine``: mean radius at the finest scale, minus that of a plain kernel one scale coarser.
+      Below 0.
     """
     wide = table.pivot(index="image", columns=["cell_px", "region"])
     cells = sorted(table["cell_px"].unique(), reverse=True)
-    everywhere = {
-        cell: (wide["radius_px"][cell] * wide["positions"][cell]).sum(axis=1)
-        / wide["positions"][cell].sum(axis=1)
-        for cell in cells
-    }
+    radius = {}
+    for cell in cells:
+        positions = wide["positions"][cell]
+        radius[cell] = (wide["radius_px"][cell] * positions).sum(axis=1) / positions.sum(axis=1)
     rows = []
 
-    def note(claim, cell, values, predicted):
+    def note(statement: str, cell: int, values: pd.Series, predicted: int) -> None:
         mean, low, high = bootstrap_mean(values)
-        rows.append(
-            {
-                "claim": claim,
-                "cell_px": cell,
-                "mean": mean,
-                "low": low,
-                "high": high,
-                "images": int(np.isfinite(values).sum()),
-                "holds": bool(low > 0 if predicted > 0 else high < 0),
-            }
-        )
+        holds = low > 0 if predicted > 0 else high < 0
+        images = int(np.isfinite(values).sum())
+        rows.append((statement, int(cell), mean, low, high, images, bool(holds)))
 
     for cell in cells:
-        at_edges = wide["alignment"][cell]["edge"] - wide["alignment_shuffled"][cell]["edge"]
-        note("along edges", cell, at_edges, +1)
-    for cell in cells:
-        note(
-            "even where smooth",
-            cell,
-            wide["anisotropy"][cell]["smooth"] - wide["anisotropy"][cell]["edge"],
-            -1,
+        edge, smooth = (
+            {name: wide[name][cell][region] for name in wide.columns.levels[0]}
+            for region in ("edge", "smooth")
         )
+        note("even where smooth", cell, smooth["anisotropy"] - edge["anisotropy"], -1)
+        note("along edges", cell, edge["alignment"] - edge["alignment_shuffled"], +1)
+        note("on similar texture", cell, edge["contrast"] - edge["contrast_shuffled"], -1)
+        note("farther than plain", cell, radius[cell] - PLAIN_RADIUS_CELLS * cell, +1)
     for cell, finer in pairwise(cells):
-        note("farther when coarse", cell, everywhere[cell] - everywhere[finer], +1)
-    for cell in cells:
-        note("farther than plain", cell, everywhere[cell] - PLAIN_RADIUS_CELLS * cell, +1)
-    return pd.DataFrame(rows)
+        note("farther when coarse", cell, radius[cell] - radius[finer], +1)
+    note("near when fine", cells[-1], radius[cells[-1]] - 2 * PLAIN_RADIUS_CELLS * cells[-1], -1)
+    return pd.DataFrame(rows, columns=["statement", "cell_px", "mean", "low", "high", "images", "holds"])
 
 
 def _split(real: np.ndarray, imaginary: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -164,6 +164,21 @@ def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     assert np.isnan(offsets.bootstrap_mean([1.0])[1])
 
 
+def test_contrast_is_low_on_one_side_of_the_edge():
+    gray = np.zeros((12, 12))
+    gray[:, 6:] = 1
+    chosen = np.zeros((12, 12), bool)
+    chosen[2:10, 5:7] = True
+    offset = np.zeros((144, 12, 12))
+    assert offsets.contrast(gray, offsets.place_points(offset), ones(12, 12), chosen)[0] == pytest.approx(
+        1 / 3
+    )
+    offset[1::2, :, 5], offset[1::2, :, 6] = -1, 1  # each column moves away from the edge
+    own, other = offsets.contrast(gray, offsets.place_points(offset), ones(12, 12), chosen)
+    assert own == 0
+    assert 0.2 < other < 0.5  # half of the positions get the points of the other side: 2/3 of those cross
+
+
 def synthetic_table(factor_at_edges: float, turned: bool = False) -> pd.DataFrame:
     """Six discs of different size; kernels stretched along (or across) the edge where there is one."""
     frames = []
@@ -181,12 +196,12 @@ def synthetic_table(factor_at_edges: float, turned: bool = False) -> pd.DataFram
 
 
 def test_summary_holds_for_kernels_that_do_what_the_paper_says_and_not_for_others():
-    good = offsets.summarise(synthetic_table(2.0)).set_index(["claim", "cell_px"])
+    good = offsets.summarise(synthetic_table(2.0)).set_index(["statement", "cell_px"])
     assert good.holds.all()
     assert good.loc[("along edges", 1), "mean"] > 0.9
-    turned = offsets.summarise(synthetic_table(2.0, turned=True)).set_index(["claim", "cell_px"])
+    turned = offsets.summarise(synthetic_table(2.0, turned=True)).set_index(["statement", "cell_px"])
     assert not turned.loc["along edges"].holds.any()
-    plain = offsets.summarise(synthetic_table(1.0)).set_index(["claim", "cell_px"])
+    plain = offsets.summarise(synthetic_table(1.0)).set_index(["statement", "cell_px"])
     assert not plain.loc["along edges"].holds.any()
     assert not plain.loc["even where smooth"].holds.any()
     assert not plain.loc["farther than plain"].holds.any()

@@ -1,0 +1,418 @@
+"""The pictures of the study. Each function takes data, returns a matplotlib figure, and reads no file.
+
+Figures have an opaque light ground, so that they read the same in the book's light and dark theme; colours
+are those of Okabe and Ito, told apart by colour-blind readers too, and never the only sign: markers, dashes
+or words go with them.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from repro.offsets import place_points
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+GROUND, INK, FAINT = "#FBFBF8", "#22262B", "#8A9099"
+DASHES = ("-", "--", "-.", ":")
+
+VERDICT_MARKS = {
+    "reproduced": (BLUE, "●"),
+    "direction reproduced": (SKY, "◐"),
+    "not reproduced": (VERMILION, "✕"),
+    "not testable here": (FAINT, "–"),
+}
+
+STYLE = {
+    "figure.facecolor": GROUND,
+    "axes.facecolor": GROUND,
+    "savefig.facecolor": GROUND,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+}
+WIDTH_IN = 7.2  # of a figure as wide as the book's text
+
+
+def show(figure: Figure, alt: str, limit_kib: int = 300) -> None:
+    """Display ``figure`` in a notebook as a PNG of at most ``limit_kib``, with ``alt`` for those who do not
+    see it."""
+    if not alt.strip():
+        raise ValueError("a picture in the book needs a description")
+    data = base64.b64encode(encode_png(figure, limit_kib)).decode()
+    display({"image/png": data, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def encode_png(figure: Figure, limit_kib: int = 300) -> bytes:
+    """PNG bytes of ``figure``: at 160 dots per inch where that fits, else in 256 colours, else at fewer
+    dots."""
+    for dpi in (160, 128, 96, 72, 54):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(buffer, format="png", dpi=dpi)
+        if len(buffer.getvalue()) > limit_kib * 1024:
+            image = Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+            buffer = io.BytesIO()
+            image.quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        if len(buffer.getvalue()) <= limit_kib * 1024:
+            return buffer.getvalue()
+    raise ValueError(f"the figure does not fit into {limit_kib} KiB even at {dpi} dots per inch")
+
+
+def save(figure: Figure, path: str | Path, limit_kib: int = 300) -> None:
+    """Write ``figure`` to ``path`` as :func:`encode_png` would show it."""
+    from repro.files import write_atomically
+
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(encode_png(figure, limit_kib))
+
+
+def draw_learning_curves(
+    curves: Mapping[str, pd.DataFrame],
+    references: Mapping[str, float] | None = None,
+    against: str = "hours",
+) -> Figure:
+    """Validation PSNR against the budget spent.
+
+    ``curves``: ``{label: table}`` with columns ``step``, ``seconds`` and ``psnr_db``; rows without a PSNR are
+    skipped. ``references``: horizontal lines ``{label: PSNR in dB}``. ``against``: "minutes", "hours" or
+    "step".
+    """
+    figure, axes = _canvas(3.6)
+    divide = {"minutes": 60, "hours": 3600}.get(against)
+    for number, (label, table) in enumerate(curves.items()):
+        table = table.dropna(subset=["psnr_db"])
+        spent = table["step"] if divide is None else table["seconds"] / divide
+        axes.plot(
+            spent, table["psnr_db"], color=CYCLE[number % len(CYCLE)], linestyle=DASHES[number // 6 % 4],
+            marker="o" if len(table) < 40 else None, markersize=3.5, linewidth=1.8, label=label,
+        )  # fmt: skip
+    for number, (label, value) in enumerate((references or {}).items()):
+        axes.axhline(value, color=FAINT, linestyle=DASHES[1 + number % 3], linewidth=1)
+        axes.annotate(
+            f"{label} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+            textcoords="offset points", ha="right", fontsize=8,
+        )  # fmt: skip
+    axes.set_xlabel(
+        {"step": "steps", "minutes": "minutes of training", "hours": "hours of training"}[against]
+    )
+    axes.set_ylabel("PSNR, dB")
+    axes.grid(color="#E3E5E0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if curves:
+        axes.legend(loc="lower right")
+    return figure
+
+
+def draw_kernels(
+    photograph: np.ndarray,
+    sampling: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    positions: Mapping[str, tuple[int, int]],
+    half_width_cells: int = 8,
+) -> Figure:
+    """The learned kernels at every scale around a few positions, over the photograph, as in the paper's
+    Figure 4.
+
+    ``photograph``: [C, H, W] in [0, 1]; ``sampling``: ``{pixels per cell: (offset [2K, h, w], mask [K, h,
+    w])}``, coarse to fine; ``positions``: ``{name: (y, x) in pixels}``. Each panel is ``2 *
+    half_width_cells`` cells wide, so coarse panels show more of the photograph. A dot is one sampling point,
+    the more solid the larger its mask; hollow squares are the plain 3x3 kernel.
+    """
+    image = _displayable(photograph)
+    rows, columns = len(positions), len(sampling)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / columns * rows * 1.1 + 0.2), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+    for row, (name, (y, x)) in zip(grid, positions.items(), strict=True):
+        for axes, (cell_px, (offset, mask)) in zip(row, sampling.items(), strict=True):
+            _draw_kernel(axes, image, cell_px, offset, mask, y, x, half_width_cells)
+        row[0].set_ylabel(name, fontsize=10)
+    for axes, cell_px in zip(grid[0], sampling, strict=True):
+        number = int(math.log2(cell_px)) + 1
+        cells = "1 px" if cell_px == 1 else f"{cell_px} px"
+        axes.set_title(f"scale {number}, cell {cells}", fontsize=9)
+    return figure
+
+
+def _draw_kernel(axes: Axes, image, cell_px, offset, mask, y, x, half_width_cells):
+    row = min(y // cell_px, mask.shape[1] - 1)
+    column = min(x // cell_px, mask.shape[2] - 1)
+    centre = np.array([row + 0.5, column + 0.5]) * cell_px - 0.5  # pixel (i, j) is drawn around (i, j)
+    points = place_points(offset[:, row : row + 1, column : column + 1])[:, :, 0, 0] * cell_px + centre
+    weight = mask[:, row, column]
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", alpha=0.85)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    half = half_width_cells * cell_px
+    axes.set_xlim(centre[1] - half, centre[1] + half)
+    axes.set_ylim(centre[0] + half, centre[0] - half)
+    plain = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(-1, 2) * cell_px + centre
+    axes.plot(
+        plain[:, 1],
+        plain[:, 0],
+        "s",
+        markersize=5,
+        markerfacecolor="none",
+        markeredgecolor="white",
+        markeredgewidth=2,
+    )
+    axes.plot(
+        plain[:, 1],
+        plain[:, 0],
+        "s",
+        markersize=5,
+        markerfacecolor="none",
+        markeredgecolor=BLACK,
+        markeredgewidth=0.8,
+    )
+    colours = np.tile(matplotlib.colors.to_rgba(YELLOW), (len(weight), 1))
+    edges = np.tile(matplotlib.colors.to_rgba(VERMILION), (len(weight), 1))
+    colours[:, 3], edges[:, 3] = 0.15 + 0.6 * weight, 0.25 + 0.75 * weight
+    axes.scatter(
+        points[:, 1], points[:, 0], s=16, facecolors=colours, edgecolors=edges, linewidths=0.9, zorder=3
+    )
+    inside = (np.abs(points - centre) <= half).all(1).mean()
+    if inside < 1:
+        axes.text(
+            0.02, 0.02, f"{1 - inside:.0%} outside", transform=axes.transAxes, fontsize=7,
+            bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip
+
+
+def draw_alignment(summary: pd.DataFrame) -> Figure:
+    """Mean and 95 % interval of each statement at each scale, one panel per statement.
+
+    ``summary``: rows of :func:`repro.offsets.summarise`, with columns statement, cell_px, mean, low, high.
+    """
+    panels = {
+        "even where smooth": "anisotropy, smooth\nminus edge",
+        "along edges": "alignment at edges,\nminus shuffled",
+        "on similar texture": "contrast sampled at\nedges, minus shuffled",
+        "farther than plain": "radius beyond the\nplain 3x3, px",
+    }
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+        grid = figure.subplots(1, len(panels))
+    for axes, (statement, title) in zip(grid, panels.items(), strict=True):
+        rows = summary[summary["statement"] == statement].sort_values("cell_px", ascending=False)
+        place = np.arange(len(rows))
+        error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
+        axes.axhline(0, color=FAINT, linewidth=1)
+        axes.errorbar(place, rows["mean"], yerr=error, fmt="o", color=BLUE, capsize=4, markersize=5)
+        axes.set_xticks(place, [str(cell) for cell in rows["cell_px"]])
+        axes.set_xlim(-0.5, len(rows) - 0.5)
+        axes.set_title(title)
+        axes.set_xlabel("cell, px")
+    return figure
+
+
+def draw_sampling(
+    image: np.ndarray, offset: np.ndarray, mask: np.ndarray, position: tuple[int, int], kernel: int = 3
+) -> Figure:
+    """What a deformable convolution reads for one output position of a small image, with the pixel values
+    written in.
+
+    ``image``: [H, W]; ``offset``: [2 * kernel**2] as (dy, dx) pairs; ``mask``: [kernel**2]; padding kernel //
+    2.
+    """
+    height, width = image.shape
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.6 * (height + 2) / (width + 2)), layout="constrained")
+        axes = figure.subplots()
+    for y in range(-1, height + 1):
+        for x in range(-1, width + 1):
+            real = 0 <= y < height and 0 <= x < width
+            axes.add_patch(
+                matplotlib.patches.Rectangle(
+                    (x - 0.5, y - 0.5), 1, 1, facecolor="white" if real else "#EDEFEA", edgecolor=FAINT,
+                    linewidth=0.8, linestyle="-" if real else ":",
+                )
+            )  # fmt: skip
+            axes.text(
+                x - 0.42,
+                y - 0.3,
+                f"{image[y, x]:g}" if real else "0",
+                color=INK if real else FAINT,
+                fontsize=9,
+            )
+    reach = np.arange(kernel) - kernel // 2
+    plain = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2) + np.asarray(position)
+    points = plain + np.asarray(offset).reshape(-1, 2)
+    for number, (start, end, weight) in enumerate(zip(plain, points, np.asarray(mask), strict=True)):
+        if not np.allclose(start, end):
+            axes.annotate(
+                "", xy=end[::-1], xytext=start[::-1],
+                arrowprops={"arrowstyle": "->", "color": BLUE, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 5},
+            )  # fmt: skip
+        axes.plot(start[1], start[0], "s", markersize=7, markerfacecolor="none", markeredgecolor=FAINT)
+        axes.plot(
+            end[1], end[0], "o", markersize=10, markeredgecolor=VERMILION, markeredgewidth=1.3,
+            markerfacecolor=(*matplotlib.colors.to_rgb(ORANGE), float(weight)),
+        )  # fmt: skip
+        axes.annotate(
+            str(number), end[::-1], xytext=(7, -9), textcoords="offset points", fontsize=8, color=VERMILION
+        )
+    axes.set_xlim(-1.6, width + 0.6)
+    axes.set_ylim(height + 0.6, -1.6)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    return figure
+
+
+def draw_crops(
+    images: Mapping[str, np.ndarray],
+    box: tuple[int, int, int, int],
+    captions: Mapping[str, str] | None = None,
+) -> Figure:
+    """The same crop of several images side by side, pixels kept as squares.
+
+    ``images``: ``{title: [C, H, W] in [0, 1]}``; ``box``: (top, left, height, width); ``captions``: ``{title:
+    line below}``.
+    """
+    top, left, height, width = box
+    with matplotlib.rc_context(STYLE):
+        panel = WIDTH_IN / len(images)
+        figure = Figure(figsize=(WIDTH_IN, panel * height / width + 0.55), layout="constrained")
+        grid = figure.subplots(1, len(images), squeeze=False)[0]
+    for axes, (title, image) in zip(grid, images.items(), strict=True):
+        crop = _displayable(image)[top : top + height, left : left + width]
+        axes.imshow(crop, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9.5)
+        axes.set_xlabel((captions or {}).get(title, ""), fontsize=8.5)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure
+
+
+def draw_verdicts(table: pd.DataFrame) -> Figure:
+    """A matrix of verdicts. ``table``: index the rows, columns the columns, values a verdict's words or ""
+    for none."""
+    rows, columns = table.shape
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.34 * rows + 1.1), layout="constrained")
+        axes = figure.subplots()
+    for y, values in enumerate(table.to_numpy()):
+        for x, verdict in enumerate(values):
+            if verdict:
+                colour, mark = VERDICT_MARKS[verdict]
+                axes.text(x, y, mark, color=colour, ha="center", va="center", fontsize=14, fontweight="bold")
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_xticks(range(columns), [str(name) for name in table.columns])
+    axes.set_yticks(range(rows), [str(name) for name in table.index])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    for y in range(rows + 1):
+        axes.axhline(y - 0.5, color="#E3E5E0", linewidth=0.8)
+    key = [
+        matplotlib.lines.Line2D(
+            [], [], linestyle="", marker=f"${mark}$", color=colour, markersize=8, label=words
+        )
+        for words, (colour, mark) in VERDICT_MARKS.items()
+    ]
+    figure.legend(handles=key, loc="outside lower center", ncols=len(key))
+    return figure
+
+
+def draw_bars(table: pd.DataFrame, unit: str, logarithmic: bool = True) -> Figure:
+    """Grouped horizontal bars: ``table``'s index are the groups, its columns the bars, NaN where there is
+    none."""
+    rows, columns = table.shape
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.22 * rows * columns + 0.35 * rows + 0.6), layout="constrained")
+        axes = figure.subplots()
+    for number, name in enumerate(table.columns):
+        place = np.arange(rows) + (number - (columns - 1) / 2) * 0.8 / columns
+        values = table[name].to_numpy(float)
+        axes.barh(place, values, 0.72 / columns, color=CYCLE[number % len(CYCLE)], label=name)
+        for y, value in zip(place, values, strict=True):
+            if np.isfinite(value):
+                axes.annotate(f" {value:.3g}", (value, y), va="center", fontsize=7.5)
+    axes.set_yticks(range(rows), [str(name) for name in table.index])
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    if logarithmic:
+        axes.set_xscale("log")
+    figure.legend(loc="outside upper left", ncols=min(columns, 4))
+    return figure
+
+
+def compare(
+    before: np.ndarray, after: np.ndarray, labels: Sequence[str], alt: str, limit_kib: int = 300
+) -> HTML:
+    """Two images of one size on top of each other, with a slider that uncovers one: HTML that asks no other
+    file.
+
+    ``before`` and ``after``: [C, H, W] in [0, 1]. Where scripts are off, the two halves are seen side by
+    side.
+    """
+    sources = []
+    for image in (before, after):
+        picture = Image.fromarray(np.round(_displayable(image) * 255).astype(np.uint8))
+        buffer = io.BytesIO()
+        for quality in (92, 85, 75, 60, 45):
+            buffer = io.BytesIO()
+            picture.save(buffer, "jpeg", quality=quality)
+            if len(buffer.getvalue()) <= limit_kib * 1024 // 2:
+                break
+        sources.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    _, height, width = np.shape(before)
+    layer = "position:absolute;inset:0;width:100%;height:100%;margin:0"
+    first, second = labels
+    return HTML(
+        f'<div style="position:relative;max-width:{width}px;aspect-ratio:{width}/{height};overflow:hidden;'
+        f'border-radius:4px;--cut:50%">'
+        f'<img src="{sources[1]}" alt="{alt}" style="{layer}">'
+        f'<img src="{sources[0]}" alt="" style="{layer};clip-path:inset(0 calc(100% - var(--cut)) 0 0)">'
+        f'<span style="{_TAG};left:6px">{first}</span><span style="{_TAG};right:6px">{second}</span>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="uncover {first} or {second}" '
+        f"oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\" "
+        f'style="position:absolute;left:2%;bottom:8px;width:96%;margin:0"></div>'
+    )
+
+
+_TAG = (
+    "position:absolute;top:6px;padding:1px 7px;border-radius:3px;"
+    "background:#22262bcc;color:#fff;font-size:.8rem"
+)
+
+
+def _canvas(height_in: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _displayable(image: np.ndarray) -> np.ndarray:
+    """[C, H, W] to [H, W, 3] or [H, W], clipped to [0, 1]."""
+    image = np.clip(np.asarray(image, np.float32), 0, 1)
+    return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
