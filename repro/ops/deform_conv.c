@@ -232,6 +232,7 @@ static void make_plan(const plan *p, const job *j, int64_t local, int64_t positi
     int32_t *restrict index = p->index;
     real *restrict w00 = p->w00, *restrict w01 = p->w01, *restrict w10 = p->w10, *restrict w11 = p->w11;
     real *restrict mask = p->mask, *restrict ly = p->ly, *restrict lx = p->lx;
+#pragma GCC ivdep /* the arrays of a plan do not overlap */
     for (int64_t t = 0; t < taps; t++) {
         real y = y0 + ky[t] + offset[2 * t], x = x0 + kx[t] + offset[2 * t + 1];
         real fy = FLOOR(y), fx = FLOOR(x);
@@ -252,9 +253,10 @@ static void make_plan(const plan *p, const job *j, int64_t local, int64_t positi
 #define SAMPLE(V)                                                                                                     \
     INLINE void sample_##V(real *restrict column, const plan *p, const real *restrict image, int64_t taps,            \
                            int64_t pitch, const int64_t cp) {                                                         \
+        const plan q = *p; /* a local copy: the stores below could otherwise be taken to change it */                \
         for (int64_t t = 0; t < taps; t++, column += cp) {                                                            \
-            const real *upper = image + (ptrdiff_t)p->index[t] * cp, *lower = upper + pitch * cp;                     \
-            real w00 = p->w00[t], w01 = p->w01[t], w10 = p->w10[t], w11 = p->w11[t];                                  \
+            const real *upper = image + (ptrdiff_t)q.index[t] * cp, *lower = upper + pitch * cp;                      \
+            const real w00 = q.w00[t], w01 = q.w01[t], w10 = q.w10[t], w11 = q.w11[t];                                \
             for (int64_t c = 0; c < cp; c += (int64_t)(sizeof(V) / sizeof(real)))                                     \
                 *(V *)(column + c) = w00 * *(const V *)(upper + c) + w01 * *(const V *)(upper + cp + c) +             \
                                      w10 * *(const V *)(lower + c) + w11 * *(const V *)(lower + cp + c);              \
@@ -290,11 +292,12 @@ INLINE quad sums_hex(hex a, hex b, hex c, hex d) { return sums_oct(HALVES8(a), H
     INLINE void gather_and_scatter_##V(real *restrict column, real *restrict dots, const real *restrict grad_column,  \
                                        const plan *p, const real *restrict image, real *restrict grad_image,          \
                                        int64_t taps, int64_t pitch, const int64_t cp) {                               \
+        const plan q = *p;                                                                                            \
         for (int64_t t = 0; t < taps; t++, column += cp, grad_column += cp) {                                         \
-            ptrdiff_t at = (ptrdiff_t)p->index[t] * cp;                                                               \
+            const ptrdiff_t at = (ptrdiff_t)q.index[t] * cp;                                                          \
             const real *upper = image + at, *lower = upper + pitch * cp;                                              \
             real *grad_upper = grad_image + at, *grad_lower = grad_upper + pitch * cp;                                \
-            real w00 = p->w00[t], w01 = p->w01[t], w10 = p->w10[t], w11 = p->w11[t];                                  \
+            const real w00 = q.w00[t], w01 = q.w01[t], w10 = q.w10[t], w11 = q.w11[t];                                \
             V d00 = {0}, d01 = {0}, d10 = {0}, d11 = {0};                                                             \
             for (int64_t c = 0; c < cp; c += (int64_t)(sizeof(V) / sizeof(real))) {                                   \
                 V g = *(const V *)(grad_column + c);                                                                  \
@@ -325,6 +328,7 @@ static void gather_and_scatter(real *column, real *dots, const real *grad_column
 static void gradients_of_sampling(real *restrict grad_offset, real *restrict grad_mask, const real *restrict dots,
                                   const plan *p, int64_t taps) {
     const real *restrict mask = p->mask, *restrict ly = p->ly, *restrict lx = p->lx;
+#pragma GCC ivdep
     for (int64_t t = 0; t < taps; t++) {
         real d00 = dots[4 * t], d01 = dots[4 * t + 1], d10 = dots[4 * t + 2], d11 = dots[4 * t + 3], a = ly[t], b = lx[t];
         real upper = d00 + b * (d01 - d00), lower = d10 + b * (d11 - d10);
