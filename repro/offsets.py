@@ -29,6 +29,8 @@ import torch
 from scipy.ndimage import map_coordinates
 from skimage.feature import structure_tensor
 
+from repro.data.catalog import Sample
+from repro.data.noise import fixed_gaussian_noise
 from repro.models.sadnet import SADNet
 
 SCALES = (8, 4, 2, 1)  # pixels per cell, coarse to fine; the paper numbers these scales 4, 3, 2, 1
@@ -77,8 +79,8 @@ def place_points(offset: np.ndarray, kernel: int = 3, dilation: int = 1) -> np.n
             f"offset has {channels} channels; a {kernel}x{kernel} kernel needs a multiple of {2 * taps}"
         )
     reach = (np.arange(kernel) - (kernel - 1) / 2) * dilation
-    plain = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2)
-    moved = np.asarray(offset, np.float64).reshape(-1, taps, 2, height, width)
+    plain = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2).astype(offset.dtype)
+    moved = offset.reshape(-1, taps, 2, height, width)
     return (moved + plain[None, :, :, None, None]).reshape(-1, 2, height, width)
 
 
@@ -90,17 +92,15 @@ def measure_spread(points: np.ndarray, mask: np.ndarray) -> Spread:
     """
     if points.shape[:1] + points.shape[2:] != mask.shape:
         raise ValueError(f"mask has shape {mask.shape}; expected {points.shape[:1] + points.shape[2:]}")
-    weight = np.asarray(mask, np.float64)
-    total = weight.sum(0)
+    # One point after the other: for a photograph of 768x512 all points at once would take gigabytes.
+    moments = np.zeros((7, *mask.shape[1:]))
+    for (y, x), weight in zip(points, mask, strict=True):
+        moments += weight * np.stack([np.ones_like(y), y, x, y * y, y * x, x * x, np.hypot(y, x)])
+    total = moments[0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        weight = weight / total
-        y, x = points[:, 0], points[:, 1]
-        mean_y, mean_x = (weight * y).sum(0), (weight * x).sum(0)
-        yy = (weight * (y - mean_y) ** 2).sum(0)
-        xx = (weight * (x - mean_x) ** 2).sum(0)
-        xy = (weight * (y - mean_y) * (x - mean_x)).sum(0)
-        axis, anisotropy = _split(xx - yy, 2 * xy, xx + yy)
-    radius = (weight * np.hypot(y, x)).sum(0)
+        mean_y, mean_x, yy, xy, xx, radius = moments[1:] / total
+    yy, xy, xx = yy - mean_y**2, xy - mean_y * mean_x, xx - mean_x**2
+    axis, anisotropy = _split(xx - yy, 2 * xy, xx + yy)
     return Spread(axis, np.where(total > 0, anisotropy, np.nan), radius, np.hypot(mean_y, mean_x))
 
 
@@ -233,6 +233,21 @@ def measure_image(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def measure(
+    net: SADNet, samples: Iterable[Sample], sigma_255: float, *, seed: int = 0, regions: Regions = Regions()
+) -> pd.DataFrame:
+    """:func:`measure_image` for every photograph, with the evaluation noise of the study (unclipped), and its
+    name."""
+    tables = []
+    for sample in samples:
+        noisy = fixed_gaussian_noise(sample.clean, sample.name, sigma_255, seed)
+        table = measure_image(collect_sampling(net, noisy), sample.clean.numpy(), regions)
+        tables.append(table.assign(image=sample.name))
+    if not tables:
+        raise ValueError("no photographs to measure")
+    return pd.concat(tables, ignore_index=True)
 
 
 def bootstrap_mean(values: Iterable[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:

@@ -6,12 +6,14 @@ or words go with them.
 """
 
 import base64
+import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
@@ -60,6 +62,17 @@ STYLE = {
 WIDTH_IN = 7.2  # of a figure as wide as the book's text
 
 
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Text takes its size and colour when it is made, so the whole drawing happens within the style."""
+
+    @functools.wraps(draw)
+    def within(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return within
+
+
 def show(figure: Figure, alt: str, limit_kib: int = 300) -> None:
     """Display ``figure`` in a notebook as a PNG of at most ``limit_kib``, with ``alt`` for those who do not
     see it."""
@@ -93,6 +106,7 @@ def save(figure: Figure, path: str | Path, limit_kib: int = 300) -> None:
         temporary.write_bytes(encode_png(figure, limit_kib))
 
 
+@_styled
 def draw_learning_curves(
     curves: Mapping[str, pd.DataFrame],
     references: Mapping[str, float] | None = None,
@@ -130,11 +144,12 @@ def draw_learning_curves(
     return figure
 
 
+@_styled
 def draw_kernels(
     photograph: np.ndarray,
     sampling: Mapping[int, tuple[np.ndarray, np.ndarray]],
     positions: Mapping[str, tuple[int, int]],
-    half_width_cells: int = 8,
+    half_width_cells: int = 6,
 ) -> Figure:
     """The learned kernels at every scale around a few positions, over the photograph, as in the paper's
     Figure 4.
@@ -146,9 +161,8 @@ def draw_kernels(
     """
     image = _displayable(photograph)
     rows, columns = len(positions), len(sampling)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / columns * rows * 1.1 + 0.2), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN / columns * rows + 0.25), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
     for row, (name, (y, x)) in zip(grid, positions.items(), strict=True):
         for axes, (cell_px, (offset, mask)) in zip(row, sampling.items(), strict=True):
             _draw_kernel(axes, image, cell_px, offset, mask, y, x, half_width_cells)
@@ -167,7 +181,7 @@ def _draw_kernel(axes: Axes, image, cell_px, offset, mask, y, x, half_width_cell
     points = place_points(offset[:, row : row + 1, column : column + 1])[:, :, 0, 0] * cell_px + centre
     weight = mask[:, row, column]
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", alpha=0.85)
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], facecolor="#D9DCD6")
     for spine in axes.spines.values():
         spine.set_visible(False)
     half = half_width_cells * cell_px
@@ -206,6 +220,7 @@ def _draw_kernel(axes: Axes, image, cell_px, offset, mask, y, x, half_width_cell
         )  # fmt: skip
 
 
+@_styled
 def draw_alignment(summary: pd.DataFrame) -> Figure:
     """Mean and 95 % interval of each statement at each scale, one panel per statement.
 
@@ -217,9 +232,8 @@ def draw_alignment(summary: pd.DataFrame) -> Figure:
         "on similar texture": "contrast sampled at\nedges, minus shuffled",
         "farther than plain": "radius beyond the\nplain 3x3, px",
     }
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
-        grid = figure.subplots(1, len(panels))
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    grid = figure.subplots(1, len(panels))
     for axes, (statement, title) in zip(grid, panels.items(), strict=True):
         rows = summary[summary["statement"] == statement].sort_values("cell_px", ascending=False)
         place = np.arange(len(rows))
@@ -233,6 +247,7 @@ def draw_alignment(summary: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
 def draw_sampling(
     image: np.ndarray, offset: np.ndarray, mask: np.ndarray, position: tuple[int, int], kernel: int = 3
 ) -> Figure:
@@ -243,9 +258,8 @@ def draw_sampling(
     2.
     """
     height, width = image.shape
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 4.6 * (height + 2) / (width + 2)), layout="constrained")
-        axes = figure.subplots()
+    figure = Figure(figsize=(4.6, 4.6 * (height + 2) / (width + 2)), layout="constrained")
+    axes = figure.subplots()
     for y in range(-1, height + 1):
         for x in range(-1, width + 1):
             real = 0 <= y < height and 0 <= x < width
@@ -286,6 +300,7 @@ def draw_sampling(
     return figure
 
 
+@_styled
 def draw_crops(
     images: Mapping[str, np.ndarray],
     box: tuple[int, int, int, int],
@@ -297,10 +312,9 @@ def draw_crops(
     line below}``.
     """
     top, left, height, width = box
-    with matplotlib.rc_context(STYLE):
-        panel = WIDTH_IN / len(images)
-        figure = Figure(figsize=(WIDTH_IN, panel * height / width + 0.55), layout="constrained")
-        grid = figure.subplots(1, len(images), squeeze=False)[0]
+    panel = WIDTH_IN / len(images)
+    figure = Figure(figsize=(WIDTH_IN, panel * height / width + 0.55), layout="constrained")
+    grid = figure.subplots(1, len(images), squeeze=False)[0]
     for axes, (title, image) in zip(grid, images.items(), strict=True):
         crop = _displayable(image)[top : top + height, left : left + width]
         axes.imshow(crop, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -312,13 +326,13 @@ def draw_crops(
     return figure
 
 
+@_styled
 def draw_verdicts(table: pd.DataFrame) -> Figure:
     """A matrix of verdicts. ``table``: index the rows, columns the columns, values a verdict's words or ""
     for none."""
     rows, columns = table.shape
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 0.34 * rows + 1.1), layout="constrained")
-        axes = figure.subplots()
+    figure = Figure(figsize=(WIDTH_IN, 0.34 * rows + 1.1), layout="constrained")
+    axes = figure.subplots()
     for y, values in enumerate(table.to_numpy()):
         for x, verdict in enumerate(values):
             if verdict:
@@ -343,25 +357,24 @@ def draw_verdicts(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_bars(table: pd.DataFrame, unit: str, logarithmic: bool = True) -> Figure:
-    """Grouped horizontal bars: ``table``'s index are the groups, its columns the bars, NaN where there is
-    none."""
+@_styled
+def draw_times(table: pd.DataFrame, unit: str) -> Figure:
+    """Dots on a logarithmic axis. ``table``: a row per group, a column per kind of dot, NaN for no dot."""
     rows, columns = table.shape
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 0.22 * rows * columns + 0.35 * rows + 0.6), layout="constrained")
-        axes = figure.subplots()
+    figure = Figure(figsize=(WIDTH_IN, 0.42 * rows + 1.0), layout="constrained")
+    axes = figure.subplots()
     for number, name in enumerate(table.columns):
-        place = np.arange(rows) + (number - (columns - 1) / 2) * 0.8 / columns
-        values = table[name].to_numpy(float)
-        axes.barh(place, values, 0.72 / columns, color=CYCLE[number % len(CYCLE)], label=name)
-        for y, value in zip(place, values, strict=True):
-            if np.isfinite(value):
-                axes.annotate(f" {value:.3g}", (value, y), va="center", fontsize=7.5)
+        axes.plot(
+            table[name].to_numpy(float), range(rows), "osD^vP"[number % 6], color=CYCLE[number % 6],
+            markersize=7, label=name,
+        )  # fmt: skip
     axes.set_yticks(range(rows), [str(name) for name in table.index])
-    axes.invert_yaxis()
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.grid(color="#E3E5E0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     axes.set_xlabel(unit)
-    if logarithmic:
-        axes.set_xscale("log")
     figure.legend(loc="outside upper left", ncols=min(columns, 4))
     return figure
 
@@ -407,9 +420,8 @@ _TAG = (
 
 
 def _canvas(height_in: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        return figure, figure.subplots()
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:
