@@ -1,0 +1,632 @@
+"""One training loop for every network of the study.
+
+>>> config = TrainConfig(model="sadnet", data="bsd400", sigma_255=50, steps=14_000)
+>>> weights = train(config, "runs/sadnet-colour-50/seed0")     # trains, or goes on where it was interrupted
+
+A run lives in a folder: ``config.json``, ``checkpoint.safetensors`` (and the one before it), ``curve.csv``,
+and at the end ``weights.safetensors`` and ``summary.json``. It may be killed at any moment. With a budget
+in steps, on the same machine and CPU with the same number of threads, the resumed run ends with the same
+float32 weights, bit for bit: the data of a step depend on (seed, step) alone, every random number a network
+or loss draws is re-seeded per step, and a checkpoint holds the rest. A budget in seconds cannot promise
+that, since the clock decides where it stops.
+
+Validation uses photographs that are kept out of training, never a test set: the last ``validation_images``
+of the training set in the catalogue's order, the central 256 x 256 of each, in the training precision, with
+fixed noise.
+"""
+
+import csv
+import fcntl
+import json
+import math
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss, mse_loss
+from tqdm import tqdm
+
+import repro
+from repro.checkpoint import newest_checkpoint, write_checkpoint
+from repro.data import catalog, noise
+from repro.data.patches import Patches
+from repro.errors import ReproError
+from repro.files import write_atomically
+from repro.metrics import psnr_db
+from repro.ops import DeformConv2d
+from repro.weights import save
+
+VALIDATION_SIZE = 256
+
+
+class Interrupted(ReproError):
+    """The run was asked to stop (SIGINT, SIGTERM) and did, after writing a checkpoint."""
+
+
+def _field(default, origin: str, paper=None):
+    return field(default=default, metadata={"origin": origin, "paper": paper})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What defines a run. The defaults are the study's recipe for a small budget, not the papers': see each
+    origin.
+
+    ``sigma_255`` is one value or a range (low, high) from which each patch draws its own. ``steps`` and
+    ``seconds`` are budgets; whichever ends first ends the run. ``loss`` is "l2", "l1", or the name of a
+    function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network.
+    """
+
+    model: str = _field("sadnet", "the experiment")
+    sizes: dict = field(default_factory=dict, metadata={"origin": "the experiment", "paper": None})
+    data: str = _field("bsd400", "chosen here: photographs that are in no test set", "DIV2K")
+    colour: str = _field("rgb", "the experiment")
+    sigma_255: float | tuple[float, float] = _field(50.0, "the experiment")
+    clip: bool = _field(False, "the study's default; SADNet's code clamps noisy patches", True)
+    round_8bit: bool = _field(False, "SADNet's code does not round in training")
+    patch: int = _field(64, "chosen here: more steps per hour", 128)
+    batch: int = _field(16, "SADNet section 4.1", 16)
+    steps: int | None = _field(None, "the budget", 960_000)
+    seconds: float | None = _field(None, "the budget")
+    lr: float = _field(6e-4, "chosen here for short runs", 1e-4)
+    schedule: str = _field("cosine", "chosen here for short runs", "step")
+    warmup_steps: int = _field(200, "chosen here, for the higher rate", 0)
+    halve_every_steps: int = _field(300_000, "SADNet section 4.1 (60 epochs in the code)", 300_000)
+    betas: tuple[float, float] = _field((0.9, 0.99), "chosen here for short runs", (0.9, 0.999))
+    eps: float = _field(1e-8, "SADNet's code", 1e-8)
+    weight_decay: float = _field(0.0, "SADNet's code: none", 0.0)
+    clip_norm: float | None = _field(1.0, "chosen here, for the higher rate")
+    ema_decay: float | None = _field(0.999, "chosen here: weight averaging")
+    precision: str = _field("bf16", "chosen here: faster", "32")
+    loss: str = _field("l2", "SADNet section 3.4: L2 for synthetic noise, L1 for real", "l2")
+    seed: int = _field(0, "the experiment")
+    validation_images: int = _field(8, "chosen here: kept out of training")
+    validate_every: int = _field(500, "chosen here")
+    checkpoint_every: int = _field(500, "chosen here")
+    log_every: int = _field(50, "chosen here")
+    channels_last: bool = _field(True, "chosen here: faster")
+
+    def __post_init__(self):
+        for name in ("betas", "sigma_255"):  # JSON and TOML know lists only
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        known = {"colour": ("rgb", "gray"), "schedule": tuple(SCHEDULES), "precision": ("32", "bf16")}
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise ReproError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(words)}.")
+        if not (self.steps or self.seconds):
+            raise ReproError("A run needs a budget: steps, seconds, or both.")
+        for name in ("patch", "batch", "validation_images", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ReproError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """(low, high) of the noise level; twice the same where it is fixed."""
+        return self.sigma_255 if isinstance(self.sigma_255, tuple) else (self.sigma_255, self.sigma_255)
+
+    def hyperparameters(self) -> dict[str, dict]:
+        """Every field as ``{name: {"value", "origin"}}``, for a record."""
+        return {f.name: {"value": getattr(self, f.name), "origin": self._origin(f)} for f in fields(self)}
+
+    def _origin(self, f) -> str:
+        value, paper = getattr(self, f.name), f.metadata["paper"]
+        default = {} if f.name == "sizes" else f.default
+        if value == default:
+            return f.metadata["origin"]
+        return "the paper or its authors' code" if value == paper else "chosen for this experiment"
+
+
+# Schedules map a position in [0, 1] of the budget and a step to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[TrainConfig, int, float], float]] = {
+    "cosine": lambda config, step, position: (1 + math.cos(math.pi * position)) / 2,
+    "step": lambda config, step, position: 0.5 ** (step // config.halve_every_steps),
+    "constant": lambda config, step, position: 1.0,
+}
+
+
+def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
+    """Learning rate of the update number ``step`` (from 0), ``seconds`` into the run.
+
+    The position in the budget is the larger of the two shares that are used up, so that a run that stops by
+    the clock has also gone through its whole schedule.
+    """
+    warm_up = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return config.lr * warm_up * SCHEDULES[config.schedule](config, step, _position(config, step, seconds))
+
+
+def _position(config: TrainConfig, step: int, seconds: float) -> float:
+    return min(1.0, max(step / (config.steps or math.inf), seconds / (config.seconds or math.inf)))
+
+
+LOSSES = {
+    "l2": lambda net, noisy, clean, step: mse_loss(net(noisy), clean),
+    "l1": lambda net, noisy, clean, step: l1_loss(net(noisy), clean),
+}
+
+
+def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str = "auto") -> Path:
+    """Train in ``folder``, or resume what is there, and return the path of the final weights.
+
+    The final weights are the averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
+    of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
+    elsewhere. ``device`` is "auto", "cpu" or "cuda". Started by ``torchrun``, the processes share each
+    batch.
+
+    Raises :class:`Interrupted` after SIGINT or SIGTERM, and :class:`ReproError` for a folder that holds
+    another run or is in use, for a loss or gradient that is not finite, and for a disk that is full.
+    """
+    folder = Path(folder)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision={"32": "32-true", "bf16": "bf16-mixed"}[config.precision],
+    )
+    fabric.launch()
+    with ExitStack() as stack:
+        if fabric.global_rank == 0:
+            stack.enter_context(_locked(folder))
+            _claim(folder, config)
+        fabric.barrier()
+        stack.enter_context(_repeatable(fabric.device))
+        stop = stack.enter_context(_signals())
+        try:
+            return _Run(config, folder, fabric, progress).finish(stop)
+        except OSError as error:
+            raise ReproError(f"Cannot write in {folder}: {error.strerror or error}.") from error
+
+
+class _Run:
+    """The state of a run and the few things done with it."""
+
+    def __init__(self, config: TrainConfig, folder: Path, fabric: Fabric, progress):
+        self.config, self.folder, self.fabric = config, folder, fabric
+        self.step, self.seconds, self.started = 0, 0.0, datetime.now(UTC).isoformat(timespec="seconds")
+        self.tally = {"steps": 0, "loss": 0.0, "gradient_norm": 0.0}  # since the last row of the curve
+        self.row: dict = {}  # the last of the curve
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        torch.manual_seed(config.seed)
+        self.net = repro.build(config.model, **config.sizes).to(fabric.device, memory_format=layout).train()
+        self.layout = layout
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.averaged = deepcopy(self.net) if config.ema_decay else self.net
+        self.objective = LOSSES.get(config.loss) or getattr(
+            sys.modules[type(self.net).__module__], config.loss, None
+        )
+        if self.objective is None:
+            raise ReproError(f"{config.model} has no loss {config.loss!r}; there are {', '.join(LOSSES)}.")
+        columns = chain.from_iterable(offset_columns(self.net).values())
+        self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
+        self._resume()
+        self.wrapped, self.wrapped_optimiser = fabric.setup(self.net, self.optimiser)
+        self.report = progress or _progress(config, self.step)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def finish(self, stop: list[int]) -> Path:
+        weights = self.folder / "weights.safetensors"
+        if self.done and weights.exists() and (self.folder / "summary.json").exists():
+            return weights
+        training, self.validation = _photographs(self.config)
+        config, fabric, device = self.config, self.fabric, self.fabric.device
+        on_gpu = device.type == "cuda"
+        part = (fabric.global_rank, fabric.world_size)
+        patches = Patches(training, config.patch, config.batch, config.seed, corruption(config), part)
+        batches = patches.batches(self.step, workers=4 if on_gpu else 1, pin_memory=on_gpu)
+        began = time.monotonic() - self.seconds
+        try:
+            while not self.done:
+                noisy, clean = (
+                    tensor.to(device, non_blocking=True, memory_format=self.layout)
+                    for tensor in next(batches)
+                )
+                self._update(noisy, clean)
+                self.seconds, stopped = self._agree(time.monotonic() - began, bool(stop))
+                if self._due(config.log_every) or self._due(config.validate_every):
+                    self._log()
+                if self._due(config.checkpoint_every) or stopped:
+                    self._save()
+                if stopped and not self.done:
+                    raise Interrupted(
+                        f"Stopped after step {self.step} in {self.folder}; the same command goes on from it."
+                    )
+        finally:
+            batches.close()
+            getattr(self.report, "close", lambda: None)()
+        if fabric.global_rank == 0:
+            self._publish(weights)
+        fabric.barrier()
+        return weights
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.done
+
+    @property
+    def done(self) -> bool:
+        return _position(self.config, self.step, self.seconds) >= 1
+
+    def _update(self, noisy: Tensor, clean: Tensor) -> None:
+        config = self.config
+        rate = learning_rate(config, self.step, self.seconds)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        # What the network or its loss draws at random depends on (seed, step, process) alone as well.
+        torch.manual_seed(hash((config.seed, self.step, self.fabric.global_rank)) % 2**63)
+        loss = self.objective(self.wrapped, noisy, clean, self.step)
+        self.fabric.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip_norm or math.inf, foreach=True)
+        loss, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise ReproError(
+                f"Training stopped at step {self.step + 1}: the {what} is not finite; the last checkpoint"
+                f" stays in {self.folder} (a lower learning rate or float32 often helps)."
+            )
+        self.wrapped_optimiser.step()
+        self.wrapped_optimiser.zero_grad()
+        self.step += 1
+        self._average()
+        self.tally["steps"] += 1
+        self.tally["loss"] += loss
+        self.tally["gradient_norm"] += norm
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Exponential moving average; the decay grows from 0.1 so that the random start is soon
+        forgotten."""
+        if self.averaged is self.net:
+            return
+        decay = min(self.config.ema_decay, self.step / (self.step + 9))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.net.parameters()), 1 - decay)
+        for average, buffer in zip(self.averaged.buffers(), self.net.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def _agree(self, seconds: float, stopped: bool) -> tuple[float, bool]:
+        """All processes go by the latest clock, and stop together."""
+        if self.fabric.world_size == 1:
+            return seconds, stopped
+        both = torch.tensor([seconds, stopped], dtype=torch.float64, device=self.fabric.device)
+        both = self.fabric.all_reduce(both, reduce_op="max")
+        return float(both[0]), bool(both[1])
+
+    # --- what is written --------------------------------------------------------------------------
+
+    def _log(self) -> None:
+        if self.fabric.global_rank != 0:
+            return
+        count = self.tally["steps"]
+        self.row = dict.fromkeys(self.columns, "") | {
+            "step": self.step,
+            "seconds": round(self.seconds, 2),
+            "loss": self.tally["loss"] / count,
+            "lr": learning_rate(self.config, self.step - 1, self.seconds),
+            "gradient_norm": self.tally["gradient_norm"] / count,
+        }
+        if self._due(self.config.validate_every):
+            self.row |= self.validate()
+        self.tally = dict.fromkeys(self.tally, 0)
+        _append(self.folder / "curve.csv", self.row)
+        self.report(self.row)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean PSNR in dB of the averaged network over the validation crops, and statistics of its
+        offsets."""
+        self.averaged.eval()
+        psnr = []
+        with watch_offsets(self.averaged) as offsets, self.fabric.autocast():
+            for noisy, clean in self.validation:
+                noisy = noisy[None].to(self.fabric.device, memory_format=self.layout)
+                psnr.append(psnr_db(clean, self.averaged(noisy)[0].float().cpu().clamp(0, 1)))
+        self.averaged.train()
+        return {name: sum(values) / len(values) for name, values in {"psnr_db": psnr, **offsets}.items()}
+
+    def _save(self) -> None:
+        if self.fabric.global_rank != 0:
+            return
+        facts = {"step": self.step, "seconds": self.seconds, "started": self.started, "tally": self.tally}
+        facts |= {"row": self.row, "threads": torch.get_num_threads(), "device": str(self.fabric.device)}
+        write_checkpoint(self.folder, self._tensors(), facts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor that the future of the run depends on; restoring copies into these very tensors."""
+        tensors = {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
+        if self.averaged is not self.net:
+            tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        for name, parameter in self.net.named_parameters():
+            for key, tensor in self.optimiser.state[parameter].items():
+                tensors[f"optimiser/{key}/{name}"] = tensor
+        return tensors
+
+    def _resume(self) -> None:
+        found = newest_checkpoint(self.folder)
+        if found is None:
+            (self.folder / "curve.csv").unlink(missing_ok=True)
+            return
+        saved, facts = found
+        for parameter in self.net.parameters():
+            # What the optimiser's first step would create: moments in the layout of the parameter.
+            self.optimiser.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        with torch.no_grad():
+            tensors = self._tensors()
+            if tensors.keys() != saved.keys():
+                raise ReproError(f"The checkpoint in {self.folder} is of another network.")
+            for name, tensor in tensors.items():
+                tensor.copy_(saved[name])
+        self.step, self.seconds, self.started = facts["step"], facts["seconds"], facts["started"]
+        self.tally, self.row = facts["tally"], facts["row"]
+        if facts["threads"] != torch.get_num_threads():
+            _warn(
+                f"resuming with {torch.get_num_threads()} threads what ran with {facts['threads']}: "
+                "the weights will not be bit-identical to those of an uninterrupted run"
+            )
+        if self.fabric.global_rank == 0:
+            _truncate(self.folder / "curve.csv", self.step)
+
+    def _publish(self, path: Path) -> None:
+        """Final weights and summary, when the budget is used up."""
+        device = self.fabric.device
+        summary = {
+            "steps": self.step,
+            "seconds": round(self.seconds, 1),
+            "started": self.started,
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+            "validation_psnr_db": self.row["psnr_db"],
+            "validation_psnr_noisy_db": sum(psnr_db(c, n) for n, c in self.validation) / len(self.validation),
+            "validation_images": len(self.validation),
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.processor() or "CPU",
+            "threads": torch.get_num_threads(),
+            "processes": self.fabric.world_size,
+            "peak_memory_mib": _peak_memory_mib(device),
+            "versions": {
+                name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")
+            },
+            "hyperparameters": self.config.hyperparameters(),
+        }
+        save(self.averaged, path, {"steps": self.step, "config": asdict(self.config)})
+        _write_json(path.with_name("summary.json"), summary)
+
+
+def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """The noise of the configuration as a function of a clean patch and a random generator."""
+
+    low, high = config.sigma_range
+
+    def corrupt(clean: Tensor, generator: torch.Generator) -> Tensor:
+        sigma_255 = low if low == high else low + (high - low) * torch.rand((), generator=generator).item()
+        return noise.add_gaussian_noise(
+            clean, sigma_255, clip=config.clip, round_8bit=config.round_8bit, generator=generator
+        )
+
+    return corrupt
+
+
+def _photographs(config: TrainConfig) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Training images (uint8 ``[C,H,W]``) and validation pairs (noisy, clean: float32 ``[C,h,w]``)."""
+    entry = catalog.find(config.data)
+    if not entry.role.startswith("train"):
+        raise ReproError(f"{config.data} is a test set; nothing is trained on it.")
+    held_out = min(config.validation_images, entry.images // 4)
+    if not held_out:
+        raise ReproError(f"{config.data} has {entry.images} images; training needs at least 4.")
+    low, high = config.sigma_range
+    training, validation = [], []
+    for sample in catalog.samples(config.data, {"rgb": "RGB", "gray": "L"}[config.colour]):
+        if len(training) < entry.images - held_out:
+            training.append((sample.clean * 255).round().to(torch.uint8))
+        else:
+            clean = _centre(sample.clean, VALIDATION_SIZE)
+            noisy = noise.fixed_gaussian_noise(
+                clean, sample.name, (low + high) / 2, clip=config.clip, round_8bit=config.round_8bit
+            )
+            validation.append((noisy, clean))
+    return training, validation
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
+    height, width = (min(size, side) for side in image.shape[1:])
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width].contiguous()
+
+
+def offset_columns(net: nn.Module) -> dict[str, tuple[str, str]]:
+    """Columns of the curve for each deformable convolution: ``{module: ("offset_<module>",
+    "mask_<module>")}``."""
+    layers = (name for name, module in net.named_modules() if isinstance(module, DeformConv2d))
+    return {name: (f"offset_{name}", f"mask_{name}") for name in layers}
+
+
+@contextmanager
+def watch_offsets(net: nn.Module) -> Iterator[dict[str, list[float]]]:
+    """Within the block, note what every deformable convolution of ``net`` is given.
+
+    Yields a dict that fills up, one value a call: ``offset_<module>`` is the mean absolute offset in pixels
+    of that scale, ``mask_<module>`` the mean modulation (0 to 1).
+    """
+    seen: dict[str, list[float]] = defaultdict(list)
+
+    def note(columns, _module, inputs):
+        for column, tensor in zip(columns, inputs[1:], strict=False):  # a layer may do without a mask
+            seen[column].append(tensor.float().abs().mean().item())
+
+    hooks = [
+        net.get_submodule(name).register_forward_pre_hook(partial(note, columns))
+        for name, columns in offset_columns(net).items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process per folder. The kernel releases the lock when the process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ReproError(f"Cannot write in {folder}: {error.strerror}.") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ReproError(f"Another process is training in {folder}.") from None
+        yield
+
+
+def _claim(folder: Path, config: TrainConfig) -> None:
+    """Check that the folder is this run's, or make it so; sweep up what a killed process left
+    half-written."""
+    for leftover in folder.glob(".*-*.*"):
+        leftover.unlink()
+    path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
+    if not path.exists():
+        _write_json(path, ours)
+        return
+    try:
+        theirs = json.loads(path.read_text())
+    except ValueError:
+        raise ReproError(f"{path} cannot be read as JSON; choose another folder.") from None
+    different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if different:
+        there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)
+        raise ReproError(f"{folder} holds a run with other settings ({there}); choose another folder.")
+
+
+def _append(path: Path, row: dict) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Drop the rows after ``step``, and a last row that was cut off by a kill."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines(keepends=True) or [""]
+        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
+        with write_atomically(path) as temporary:
+            temporary.write_text("".join([header, *kept]))
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread may install handlers
+        return
+
+    def note(number, frame):
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms on the CPU, where the study promises bits; the caller's random state is
+    kept."""
+    before, fill = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _progress(config: TrainConfig, step: int) -> Callable[[dict], None]:
+    """A bar on a terminal, else a line every half minute."""
+    shown = ("loss", "lr", "psnr_db")
+    if sys.stderr.isatty():
+        bar = tqdm(total=config.steps, initial=step, unit="step", desc=config.model, dynamic_ncols=True)
+
+        def move(row):
+            bar.set_postfix({name: row[name] for name in shown if row[name] != ""}, refresh=False)
+            bar.update(row["step"] - bar.n)
+
+        move.close = bar.close
+        return move
+    last = [-math.inf]
+
+    def line(row):
+        if time.monotonic() - last[0] >= 30 or row["step"] == config.steps:
+            last[0] = time.monotonic()
+            numbers = ", ".join(f"{name} {row[name]:.5g}" for name in shown if row[name] != "")
+            print(
+                f"step {row['step']} of {config.steps or '?'}, {row['seconds']:.0f} s: {numbers}", flush=True
+            )
+
+    return line
+
+
+def _peak_memory_mib(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+def _warn(message: str) -> None:
+    print(f"Warning: {message}.", file=sys.stderr, flush=True)
