@@ -15,9 +15,10 @@ class Denoiser(nn.Module):
 
     A subclass sets ``name`` (the one :func:`repro.build` knows it by) and ``Sizes`` (a frozen dataclass),
     keeps its own sizes in ``self.sizes``, and does no input or output, no download and no choice of device.
-    ``Sizes.channels`` is the number of image channels, 1 or 3. A class that can read its authors'
-    checkpoints has ``from_upstream_names(state_dict, **sizes) -> (Sizes, state_dict)`` (see
-    :mod:`repro.weights`).
+    ``Sizes.channels`` is the number of image channels, 1 or 3. A class whose authors published checkpoints
+    also has ``upstream_sizes(arrays)``, the sizes that a state dict under the authors' names shows, and
+    ``upstream_name(name)``, the authors' name of a parameter here (see
+    :func:`repro.weights.from_upstream`).
     """
 
     name: str
@@ -50,4 +51,3 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 def count_parameters(net: nn.Module) -> int:
     """Trainable numbers of a network, a shared one counted once."""
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-

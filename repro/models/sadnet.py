@@ -17,8 +17,8 @@ Differences between paper, earlier reproduction and authors' code
 ``reading="authors"`` follows the authors' code wherever the paper is silent or says otherwise;
 ``reading="replication"`` follows the replication's text and its Table 1.
 
-- First layer. Paper: one convolution, 1x1. Authors: a 1x1 without activation inside the first ResBlock, whose
-  output is also that block's skip. Replication: a 1x1 with leaky ReLU before the first ResBlock.
+- First layer. Paper: one convolution, 1x1. Authors: a 1x1 without activation inside the first ResBlock,
+  whose output is also that block's skip. Replication: a 1x1 with leaky ReLU before the first ResBlock.
 - Last layer. Paper: 1x1. Authors: 3x3 from 32 channels, network input added. Replication: the input is
   concatenated (35 channels), 3x3, nothing added: it learns the image, not the noise.
 - Activation after a block. Paper: not said. Authors: after the three strided convolutions only.
@@ -49,9 +49,9 @@ from math import sqrt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import DeformConv2d
 
 from repro.models.base import Denoiser, pad_to_multiple
+from repro.ops import DeformConv2d
 
 SLOPE = 0.2  # of the leaky ReLU, everywhere
 KERNEL_POINTS = 9  # of a 3x3 kernel
@@ -197,7 +197,8 @@ class DecoderScale(nn.Module):
 
 
 class SADNet(Denoiser):
-    """The network of Figure 1. ``net(noisy) -> clean``, as :class:`~repro.models.base.Denoiser` promises."""
+    """The network of Figure 1. ``net(noisy) -> clean``, as :class:`~repro.models.base.Denoiser`
+    promises."""
 
     name = "sadnet"
     Sizes = SADNetSizes
@@ -277,32 +278,36 @@ class SADNet(Denoiser):
                 hook.remove()
         return [block.split(output) for block, output in zip(blocks, located, strict=True)]
 
-    @staticmethod
-    def from_upstream_names(arrays: dict[str, Tensor], **sizes) -> tuple[SADNetSizes, dict[str, Tensor]]:
-        """Sizes and parameters from the authors' state dict, whose names are those of their public code.
+    @classmethod
+    def upstream_sizes(cls, arrays: dict[str, Tensor]) -> dict:
+        """The sizes that a state dict of the authors' code shows: all but the dilations and the
+        initialisation.
 
-        Everything but the dilations and the initialisation can be read off the shapes (a tail of ``width +
-        channels`` inputs is the replication's); ``sizes`` override. Names that the network does not have come
-        through as they are, for the caller to refuse.
+        A last layer that takes ``width + channels`` inputs is the replication's.
         """
         rsab = any(".dcnpack." in name for name in arrays)
-        renamed = {to_our_name(name, rsab): array for name, array in arrays.items()}
-        inferred = {
+        sizes = {
             "rsab": rsab,
-            "transfer": "decode3.offset.merge.weight" in renamed,
-            "context": any(name.startswith("context.") for name in renamed),
+            "transfer": any(".offset_conv2." in name for name in arrays),
+            "context": any(name.startswith("context.") for name in arrays),
         }
-        if (first := renamed.get("first.weight")) is not None and first.dim() == 4:
-            inferred |= {"width": first.shape[0], "channels": first.shape[1]}
-            last = renamed.get("last.weight")
-            if last is not None and last.dim() == 4 and last.shape[1] == first.shape[0] + first.shape[1]:
-                inferred["reading"] = "replication"
-        if (located := renamed.get("decode4.block.locate.weight")) is not None and located.dim() == 4:
-            inferred |= {
-                "offset_width": located.shape[1],
-                "deform_groups": located.shape[0] // (3 * KERNEL_POINTS),
-            }
-        return SADNetSizes(**(inferred | sizes)), renamed
+        if "res1.conv0.weight" in arrays:
+            sizes["width"], sizes["channels"] = arrays["res1.conv0.weight"].shape[:2]
+            if "out.weight" in arrays and arrays["out.weight"].shape[1] == sizes["width"] + sizes["channels"]:
+                sizes["reading"] = "replication"
+        if "dres4.dcnpack.conv_offset_mask.weight" in arrays:
+            located, sizes["offset_width"] = arrays["dres4.dcnpack.conv_offset_mask.weight"].shape[:2]
+            sizes["deform_groups"] = located // (3 * KERNEL_POINTS)
+        return sizes
+
+    @classmethod
+    def upstream_name(cls, name: str) -> str:
+        """What the authors' code calls a parameter of this network."""
+        for ours, theirs in UPSTREAM_NAMES:
+            name, replaced = re.subn(ours, theirs, name)
+            if replaced:
+                break
+        return name
 
 
 def initialise_as_the_authors(module: nn.Module) -> None:
@@ -316,31 +321,22 @@ def initialise_as_the_authors(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# The authors' names, outermost first; the digit of a scale stays.
+# Names here, names in the authors' code. An RSAB's `conv` and a ResBlock's `conv1` in its place are one
+# name there.
 UPSTREAM_NAMES = (
-    (r"^res1\.conv0\.", r"first."),
-    (r"^res(\d)\.", r"encode\1."),
-    (r"^context\.conv0\.", r"context.compress."),
-    (r"^context\.conv(\d)\.", lambda found: f"context.dilated.{int(found[1]) - 1}."),
-    (r"^context\.fusion\.", r"context.fuse."),
-    (r"^offset(\d)\.offset_conv1\.", r"decode\1.offset.extract."),
-    (r"^offset(\d)\.offset_conv2\.", r"decode\1.offset.merge."),
-    (r"^offset(\d)\.offset_conv3\.", r"decode\1.offset.refine."),
-    (r"^dres(\d)\.dcnpack\.conv_offset_mask\.", r"decode\1.block.locate."),
-    (r"^dres(\d)\.dcnpack\.", r"decode\1.block.deform."),
-    (r"^dres(\d)\.", r"decode\1.block."),
-    (r"^up(\d)\.", r"decode\1.up."),
-    (r"^dconv(\d)_1\.", r"decode\1.fuse."),
-    (r"^out\.", r"last."),
+    (r"^first\.", r"res1.conv0."),
+    (r"^encode(\d)\.", r"res\1."),
+    (r"^context\.compress\.", r"context.conv0."),
+    (r"^context\.dilated\.(\d)\.", lambda found: f"context.conv{int(found[1]) + 1}."),
+    (r"^context\.fuse\.", r"context.fusion."),
+    (r"^decode(\d)\.offset\.extract\.", r"offset\1.offset_conv1."),
+    (r"^decode(\d)\.offset\.merge\.", r"offset\1.offset_conv2."),
+    (r"^decode(\d)\.offset\.refine\.", r"offset\1.offset_conv3."),
+    (r"^decode(\d)\.block\.locate\.", r"dres\1.dcnpack.conv_offset_mask."),
+    (r"^decode(\d)\.block\.deform\.", r"dres\1.dcnpack."),
+    (r"^decode(\d)\.block\.conv\.", r"dres\1.conv1."),
+    (r"^decode(\d)\.block\.", r"dres\1."),
+    (r"^decode(\d)\.up\.", r"up\1."),
+    (r"^decode(\d)\.fuse\.", r"dconv\1_1."),
+    (r"^last\.", r"out."),
 )
-
-
-def to_our_name(upstream: str, rsab: bool) -> str:
-    """The name here of a parameter of the authors' code; a name they do not use comes back unchanged."""
-    if rsab:  # the ordinary convolution of an RSAB; a ResBlock in its place has two
-        upstream = re.sub(r"^dres(\d)\.conv1\.", r"dres\1.conv.", upstream)
-    for pattern, ours in UPSTREAM_NAMES:
-        name, replaced = re.subn(pattern, ours, upstream)
-        if replaced:
-            return name
-    return upstream

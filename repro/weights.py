@@ -1,0 +1,223 @@
+"""Weights on disk: safetensors that say what they are, and the authors' checkpoints.
+
+A weights file holds tensors and, in its header, text: the model's name and sizes, the sha256 of the tensors
+and whatever the writer adds (where the weights come from, what they were trained on). It is complete in
+itself: nobody needs to remember which sizes made it. No pickle is ever executed.
+"""
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from repro import files
+from repro.errors import ReproError
+from repro.models import build, model_class
+from repro.models.base import Denoiser
+
+
+def save(
+    net: Denoiser, path: str | Path, metadata: dict | None = None, *, dtype: torch.dtype | None = None
+) -> Path:
+    """Write a network's parameters and buffers to ``path`` (.safetensors), atomically, and return the path.
+
+    ``metadata`` is anything JSON can hold. ``dtype=torch.float16`` halves the file, and :func:`load` gives
+    float32 again. Values that are not finite, or become so in ``dtype``, are a ReproError: no file is
+    written.
+    """
+    tensors = {}
+    for name, tensor in net.state_dict().items():
+        tensor = tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None)
+        tensors[name] = tensor.contiguous().clone()  # a copy each: safetensors refuses shared memory
+    _require_finite(tensors, f"The {net.name} to be saved")
+    header = {
+        "model": net.name,
+        "sizes": json.dumps(asdict(net.sizes)),
+        "sha256": checksum(tensors),
+        "metadata": json.dumps(metadata or {}),
+    }
+    with files.write_atomically(path) as temporary:
+        # Through memory rather than safetensors' own writer, so that a full disk is the OSError it is.
+        temporary.write_bytes(safetensors.save(tensors, header))
+    return Path(path)
+
+
+def load(name_or_path: str | Path, model: str | None = None) -> Denoiser:
+    """A network with trained weights, float32, on the CPU, in evaluation mode.
+
+    ``name_or_path`` is a name in :func:`published` or a file: a .safetensors written by :func:`save`, or an
+    authors' checkpoint (.pth, .pt, or safetensors without our header), for which ``model`` must say what it
+    is. With ``model`` given, weights of another model are refused. Whatever is wrong with a file, a
+    truncated or altered one included, is a ReproError that says so. (The checksum in a file guards against
+    accidents; who can forge the tensors can forge it too.)
+    """
+    path = find(name_or_path)
+    if path.suffix.lower() in (".pth", ".pt"):
+        return _from_torch_file(path, model)
+    header, tensors = _read(path)
+    if "model" not in header:
+        if model is None:
+            raise ReproError(f"{path} does not say which model it is for; name the model.")
+        return from_upstream(model, tensors)
+    if model is not None and header["model"] != model:
+        raise ReproError(f"{path} holds weights of {header['model']}, not of {model}.")
+    if checksum(tensors) != header.get("sha256"):
+        raise ReproError(f"{path} is damaged: its tensors do not have the checksum written beside them.")
+    _require_finite(tensors, str(path))
+    try:
+        sizes = dict(json.loads(header.get("sizes", "")))
+    except (ValueError, TypeError) as error:
+        raise ReproError(f"{path} is damaged: it does not give the network's sizes.") from error
+    net = build(header["model"], **sizes)
+    _fill(net, {name: name for name in net.state_dict()}, tensors, str(path))
+    return net.eval()
+
+
+def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **sizes) -> Denoiser:
+    """A network from a state dict under the authors' own parameter names, in evaluation mode.
+
+    Sizes are read off the arrays; ``sizes`` override them and say what shapes cannot (SADNet:
+    ``dilations``). A ``module.`` prefix and ``num_batches_tracked`` counters are tolerated. Everything else
+    is strict: a missing or surplus name, a wrong shape or a value that is not finite is a ReproError that
+    names it.
+    """
+    cls = model_class(name)
+    if not hasattr(cls, "upstream_sizes"):
+        raise ReproError(f"No authors' names are known for {name}.")
+    arrays = {}
+    for key, array in state_dict.items():
+        if not isinstance(array, Tensor | np.ndarray):
+            kind = type(array).__name__
+            raise ReproError(f"These are no weights of a {name}: {key} is no array, but {kind}.")
+        arrays[key.removeprefix("module.")] = torch.as_tensor(array)
+    arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+    what = f"This checkpoint for {name}"
+    _require_finite(arrays, what)
+    try:
+        inferred = cls.upstream_sizes(arrays)
+    except (IndexError, ValueError) as error:
+        raise ReproError(f"{what} has arrays of shapes that no {name} has.") from error
+    net = build(name, **(inferred | sizes))
+    _fill(net, {ours: cls.upstream_name(ours) for ours in net.state_dict()}, arrays, what)
+    return net.eval()
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file behind a published name or a path; a ReproError where there is none."""
+    known = published()
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise ReproError(f"There is no weights file {path}.")
+    listed = f"there are {', '.join(known)}" if known else "none are published yet"
+    raise ReproError(f"There are no weights called {str(name_or_path)!r}: {listed}.")
+
+
+def published() -> dict[str, Path]:
+    """Names and files of the weights that come with the study,
+    ``results/weights/<experiment>-seed<k>.safetensors``.
+
+    A file is known by its name without the suffix; an experiment's lowest seed by the experiment's name
+    alone, too.
+    """
+    found = sorted((files.results() / "weights").glob("*.safetensors"), key=_by_experiment_and_seed)
+    names: dict[str, Path] = {}
+    for path in found:
+        names.setdefault(re.sub(r"-seed\d+$", "", path.stem), path)
+    return names | {path.stem: path for path in found}
+
+
+def describe(name_or_path: str | Path) -> dict:
+    """What a weights file says of itself: model, sizes, sha256, and the metadata its writer added."""
+    path = find(name_or_path)
+    header = _read(path, tensors=False)[0]
+    if "model" not in header:
+        raise ReproError(f"{path} was not written by this package: it does not say which model it is for.")
+    return json.loads(header.get("metadata", "{}")) | {
+        "model": header["model"],
+        "sizes": json.loads(header["sizes"]),
+        "sha256": header["sha256"],
+    }
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            names = opened.keys() if tensors else ()
+            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ReproError(f"{path} is not a complete safetensors file.") from error
+
+
+def _from_torch_file(path: Path, model: str | None) -> Denoiser:
+    if model is None:
+        raise ReproError(f"{path} does not say which model it is for; name the model.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ReproError(
+            f"{path} is refused: it holds more than plain arrays, and reading it could run code."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ReproError(f"{path} is not a complete checkpoint file.") from error
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("state_dict"), Mapping):
+        checkpoint = checkpoint["state_dict"]  # beside an epoch, an optimiser's state and the like
+    if not isinstance(checkpoint, Mapping):
+        raise ReproError(f"{path} holds no parameters by name.")
+    return from_upstream(model, checkpoint)
+
+
+def _fill(net: Denoiser, names: dict[str, str], arrays: Mapping[str, Tensor], what: str) -> None:
+    """Copy ``arrays`` into ``net``, whose parameter ``ours`` is called ``names[ours]`` there. Strict."""
+    own = net.state_dict()
+    counters = {ours for ours in own if ours.endswith("num_batches_tracked") and names[ours] not in arrays}
+    names = {ours: theirs for ours, theirs in names.items() if ours not in counters}
+    if missing := [theirs for theirs in names.values() if theirs not in arrays]:
+        raise ReproError(f"{what} lacks {_listed(missing)}, which a {net.name} of these sizes has.")
+    if surplus := sorted(set(arrays) - set(names.values())):
+        raise ReproError(f"{what} has {_listed(surplus)}, which a {net.name} of these sizes has not.")
+    for ours, theirs in names.items():
+        if arrays[theirs].shape != own[ours].shape:
+            found, wanted = list(arrays[theirs].shape), list(own[ours].shape)
+            raise ReproError(f"{what} has {theirs} in the shape {found} instead of {wanted}.")
+    with torch.no_grad():
+        for ours, theirs in names.items():
+            own[ours].copy_(arrays[theirs])
+
+
+def _require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ReproError(f"{what} has values in {name} that are not finite numbers.")
+
+
+def _listed(names: list[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _by_experiment_and_seed(path: Path) -> tuple[str, int]:
+    experiment, _, seed = path.stem.rpartition("-seed")
+    return (experiment, int(seed)) if seed.isdigit() else (path.stem, 0)
