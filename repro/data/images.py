@@ -230,7 +230,15 @@ def _decode_tiff_16(data: bytes, path: Path) -> tuple[np.ndarray, bytes | None] 
             if page.dtype != np.uint16:
                 return None
             _check_count(path, page.imagewidth * page.imagelength, len(tiff.pages))
-            array = page.asarray()
+            try:
+                array = page.asarray()
+            except ValueError as error:
+                if "imagecodecs" not in str(error):
+                    raise
+                how = getattr(page.compression, "name", page.compression)
+                raise ReproError(
+                    f"{path} is a TIFF of 16 bits compressed by {how}, which is not read: save it as PNG."
+                ) from None
             planes_first = page.samplesperpixel > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
             white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
             orientation, profile = page.tags.valueof(274, 1), page.tags.valueof(34675)
@@ -266,7 +274,12 @@ def _encode(array: np.ndarray, suffix: str, icc_profile: bytes | None) -> bytes:
         extra = ["unassalpha"] if array.shape[2] in (2, 4) else None
         profile = [(34675, 7, len(icc_profile), icc_profile, True)] if icc_profile else []
         tifffile.imwrite(
-            buffer, squeezed, photometric=colour, extrasamples=extra, extratags=profile, metadata=None,
+            buffer,
+            squeezed,
+            photometric=colour,
+            extrasamples=extra,
+            extratags=profile,
+            metadata=None,
             planarconfig="contig",
         )
         return buffer.getvalue()
@@ -283,7 +296,7 @@ def _encode(array: np.ndarray, suffix: str, icc_profile: bytes | None) -> bytes:
 def _encode_png_16(array: np.ndarray, icc_profile: bytes | None) -> bytes:
     """A 16-bit PNG of any channel count, which Pillow writes for gray only."""
     height, width, channels = array.shape
-    rows = array.astype(">u2").reshape(height, -1).view(np.uint8)
+    rows = np.ascontiguousarray(array, dtype=">u2").reshape(height, -1).view(np.uint8)
     above = np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
     up = np.full((height, 1), 2, dtype=np.uint8)  # filter type "up": each byte minus the one above it
     filtered = np.concatenate([up, rows - above], axis=1)
