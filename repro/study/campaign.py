@@ -1,0 +1,375 @@
+"""Runs what is missing of the experiments, from the top of the list, and publishes what it finishes.
+
+It may be killed at any moment: training goes on from its checkpoint, an evaluation from the first image set
+that has no file yet, and a record appears when everything it speaks of is in place. Two campaigns do not
+disturb each other: one folder, one process.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files
+from repro.errors import ReproError
+from repro.study import experiments as listing
+from repro.study import records
+from repro.study.experiments import Experiment
+
+WEIGHTS_LIMIT_MIB = 9  # what the repository carries per file
+
+
+class Stopped(ReproError):
+    """The campaign was asked to stop, or its hours are over. The same command goes on from there."""
+
+
+def status(results: Path | None = None, experiments: list[Experiment] | None = None) -> pd.DataFrame:
+    """One row per experiment and seed: state, steps done, seconds spent and estimated to remain.
+
+    ``state`` is ``done``, ``running`` (a process works on it now), ``interrupted``, ``waiting``, or
+    ``outdated``: it has a record, but of other settings than the list names now. The estimate is the
+    experiment's own pace where there is one, else its limit in seconds, else the pace of the last finished
+    run of that budget.
+    """
+    results = results or files.results()
+    rows = []
+    for experiment in experiments if experiments is not None else listing.load():
+        for seed in experiment.seeds:
+            rows.append(_describe(experiment, seed, results))
+    frame = pd.DataFrame(rows)
+    pace = frame[(frame["state"] == "done") & (frame["steps"] > 0)]
+    for index, row in frame.iterrows():
+        if row["state"] in ("done", "outdated"):
+            frame.loc[index, "seconds_left"] = 0.0
+            continue
+        alike = row["steps"] > 0 and row["seconds"] > 0
+        others = pace[pace["budget"] == row["budget"]]
+        per_step = row["seconds"] / row["steps"] if alike else (others["seconds"] / others["steps"]).mean()
+        left = min(
+            per_step * (row["steps_planned"] - row["steps"]) if row["steps_planned"] else float("inf"),
+            row["seconds_planned"] - row["seconds"] if row["seconds_planned"] else float("inf"),
+        )
+        frame.loc[index, "seconds_left"] = max(0.0, left) if left < float("inf") else float("nan")
+    return frame
+
+
+def run(
+    hours: float | None = None,
+    budget: str | None = None,
+    only: str | None = None,
+    *,
+    results: Path | None = None,
+    experiments: list[Experiment] | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Run what is missing, in the list's order, and return the folders of the records written.
+
+    ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
+    otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` is the name of an experiment, or a shell
+    pattern of names, of any budget. An experiment that fails for a reason the user can mend (a data set
+    that is not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of
+    the hours.
+    """
+    results = results or files.results()
+    experiments = experiments if experiments is not None else listing.load()
+    chosen = _choose(experiments, budget, only)
+    written, failed = [], []
+    with _ending(hours):
+        for experiment, seed in [(e, seed) for e in chosen for seed in e.seeds]:
+            state = _describe(experiment, seed, results)["state"]
+            name = f"{experiment.name} seed {seed}"
+            if state in ("done", "outdated", "running"):
+                if state == "outdated":
+                    home = _home(results, experiment, seed)
+                    say(f"{name}: its record is of other settings than the list's; remove {home} to redo it.")
+                if state == "running":
+                    say(f"{name}: another process works on it.")
+                continue
+            say(f"{name}: {experiment.why} [{state}]")
+            try:
+                written.append(carry_out(experiment, seed, results, say))
+            except Stopped:
+                raise
+            except ReproError as error:
+                if _is_interruption(error):
+                    raise Stopped(str(error)) from error
+                failed.append(name)
+                say(f"{name}: {error}")
+    if failed and not written:
+        raise ReproError(f"Nothing could be finished; see above for {', '.join(failed)}.")
+    return written
+
+
+def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[str], None] = print) -> Path:
+    """Train (or resume), evaluate, measure and publish one seed; returns the folder of its record."""
+    from repro.evaluate import evaluate
+
+    folder = _workplace(experiment, seed)
+    with _locked(folder):
+        _note_environment(folder)
+        net, summary = _obtain_network(experiment, seed, folder)
+        tables = []
+        for evaluation in experiment.evaluate:
+            path = folder / f"evaluation-{evaluation.name}.csv"
+            if not path.exists():
+                say(f"{experiment.name} seed {seed}: evaluating {evaluation.name}")
+                _write_table(evaluate(net, **asdict(evaluation)), path)
+            tables.append(pd.read_csv(path).assign(evaluation=evaluation.name))
+        if experiment.offsets and not (folder / "offsets.csv").exists():
+            say(f"{experiment.name} seed {seed}: measuring the sampling points on {experiment.offsets}")
+            _write_table(_measure_offsets(net, experiment), folder / "offsets.csv")
+        return _publish(experiment, seed, folder, results, net, summary, tables)
+
+
+def _obtain_network(experiment: Experiment, seed: int, folder: Path):
+    """The trained network, and the summary of its training (empty where nothing is trained)."""
+    import repro
+
+    if experiment.train is None:
+        return repro.load(experiment.weights) if experiment.weights else repro.build(experiment.method), {}
+    from repro.train import train
+
+    weights = train(experiment.train_config(seed), folder)
+    return repro.load(weights), json.loads((folder / "summary.json").read_text())
+
+
+def _measure_offsets(net, experiment: Experiment) -> pd.DataFrame:
+    """One row per image, scale and region, in the noise the network was trained for."""
+    from repro import offsets
+    from repro.data import catalog, noise
+
+    tables = []
+    for sample in catalog.load(experiment.offsets, "L" if experiment.colour == "gray" else "RGB"):
+        noisy = noise.fixed_gaussian_noise(sample.clean, sample.name, experiment.sigma_255)
+        measured = offsets.measure_image(offsets.collect_sampling(net, noisy), sample.clean.numpy())
+        tables.append(measured.assign(image=sample.name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
+    import torch
+
+    from repro import weights
+    from repro.data import catalog
+
+    home = _home(results, experiment, seed)
+    home.mkdir(parents=True, exist_ok=True)
+    environment = json.loads((folder / "environment.json").read_text())
+    metrics = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["evaluation"])
+    evaluations = [
+        {"name": e.name, **asdict(e), **records.summarise(metrics[metrics["evaluation"] == e.name])}
+        for e in experiment.evaluate
+    ]
+    used = {experiment.data: None} if experiment.data else {}
+    used |= dict.fromkeys(e.dataset for e in experiment.evaluate)
+    sets = [catalog.find(name) for name in used]
+    content = {
+        "experiment": experiment.name,
+        "method": experiment.method,
+        "variant": experiment.variant,
+        "colour": experiment.colour,
+        "sigma_255": experiment.sigma_255,
+        "seed": seed,
+        "budget": experiment.budget,
+        "hyperparameters": summary.get("hyperparameters", {}),
+        "commit": environment["commit"],
+        "versions": environment["versions"],
+        "device": environment["device"],
+        "threads": summary.get("threads", environment["threads"]),
+        "started": summary.get("started", environment["started"]),
+        "seconds": summary.get("seconds", 0.0),
+        "steps": summary.get("steps", 0),
+        "peak_memory_mib": max(summary.get("peak_memory_mib", 0), records.measure_peak_memory_mib()),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "data": [{"name": s.name, "images": s.images, "sha256": s.sha256} for s in sets],
+        "evaluations": evaluations,
+        "command": f"repro campaign --only {experiment.name}",
+    }
+    if experiment.train is not None:
+        target = results / "weights" / f"{experiment.name}-seed{seed}.safetensors"
+        told = ("experiment", "variant", "colour", "sigma_255", "seed", "budget", "steps", "commit")
+        about = {key: content[key] for key in told} | {"data": experiment.data}
+        weights.save(net, target, about, dtype=torch.float16)
+        if target.stat().st_size > WEIGHTS_LIMIT_MIB << 20:
+            target.unlink()
+            raise ReproError(f"The weights of {experiment.name} take more than {WEIGHTS_LIMIT_MIB} MiB.")
+    for name in ("curve.csv", "offsets.csv"):
+        if (folder / name).exists():
+            with files.write_atomically(home / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
+    _write_table(metrics, home / "metrics.csv")
+    records.write(content, home)
+    return home
+
+
+def _note_environment(folder: Path) -> None:
+    """Write down where a run began. A later commit or device it went on with is added to it."""
+    path = folder / "environment.json"
+    now = records.describe_environment()
+    if not path.exists():
+        noted = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **now}
+    else:
+        noted = json.loads(path.read_text())
+        for field in ("commit", "device"):
+            if now[field] not in noted[field].split(", then "):
+                noted[field] += f", then {now[field]}"
+    with files.write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(noted, indent=1) + "\n")
+
+
+def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
+    row = {"experiment": experiment.name, "seed": seed, "budget": experiment.budget, "state": "waiting"}
+    row |= {"steps": 0, "seconds": 0.0, "steps_planned": 0, "seconds_planned": 0.0}
+    if experiment.train is not None:
+        row["steps_planned"] = experiment.train.get("steps") or 0
+        row["seconds_planned"] = float(experiment.train.get("seconds") or 0)
+    home = _home(results, experiment, seed)
+    if (home / "record.json").exists():
+        record = records.read(home)
+        row |= {"steps": record["steps"], "seconds": float(record["seconds"])}
+        row["state"] = "done" if _is_current(record, experiment, seed) else "outdated"
+        return row
+    folder = _workplace(experiment, seed)
+    if (folder / "environment.json").exists():
+        row["state"] = "running" if _is_locked(folder) else "interrupted"
+        curve = folder / "curve.csv"
+        if curve.exists() and (last := _last_row(curve)):
+            row |= {"steps": int(last[0]), "seconds": float(last[1])}
+    return row
+
+
+def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bool:
+    """Whether a record is of the settings and evaluations that the list names now."""
+    if {e["name"] for e in record["evaluations"]} != {e.name for e in experiment.evaluate}:
+        return False
+    if experiment.train is None:
+        return True
+    now = json.loads(json.dumps(experiment.train_config(seed).hyperparameters()))
+    then = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
+    return then == {name: entry["value"] for name, entry in now.items()}
+
+
+def _choose(experiments: list[Experiment], budget: str | None, only: str | None) -> list[Experiment]:
+    if only is not None:
+        chosen = [e for e in experiments if fnmatchcase(e.name, only) and budget in (None, e.budget)]
+        if not chosen:
+            names = ", ".join(e.name for e in experiments)
+            raise ReproError(f"No experiment is called {only!r}; choose from {names}.")
+        return chosen
+    if budget is None:
+        import torch
+
+        budget = "gpu" if torch.cuda.is_available() else "cpu"
+    if budget not in listing.BUDGETS:
+        raise ReproError(f"There is no budget {budget!r}; choose from {', '.join(listing.BUDGETS)}.")
+    return [e for e in experiments if e.budget == budget]
+
+
+def _is_interruption(error: ReproError) -> bool:
+    from repro.train import Interrupted
+
+    return isinstance(error, Interrupted)
+
+
+@contextmanager
+def _ending(hours: float | None) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM raise :class:`Stopped`, and SIGTERM comes by itself after
+    ``hours``.
+
+    Training has its own handlers, which first write a checkpoint.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        if hours is not None:
+            raise ReproError("A campaign with a limit in hours must run in the main thread.")
+        yield
+        return
+
+    def stop(number, frame):
+        raise Stopped("The campaign was stopped; the same command goes on from there.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    timer = None
+    if hours is not None:
+        timer = threading.Timer(hours * 3600, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One campaign per folder; the kernel releases the lock however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".campaign").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ReproError(f"Another campaign works in {folder}.") from None
+        yield
+
+
+def _is_locked(folder: Path) -> bool:
+    path = folder / ".campaign"
+    if not path.exists():
+        return False
+    with path.open("r") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _last_row(curve: Path) -> list[str]:
+    rows = [line for line in curve.read_text().splitlines(keepends=True)[1:] if line.endswith("\n")]
+    return rows[-1].split(",") if rows else []
+
+
+def _workplace(experiment: Experiment, seed: int) -> Path:
+    return files.runs() / experiment.name / f"seed{seed}"
+
+
+def _home(results: Path, experiment: Experiment, seed: int) -> Path:
+    return results / "runs" / experiment.name / f"seed{seed}"
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with files.write_atomically(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def format_status(frame: pd.DataFrame) -> str:
+    """The status as text: one line per run, then the sums."""
+
+    def clock(seconds: float) -> str:
+        if pd.isna(seconds) or not seconds:
+            return "?" if seconds else "-"
+        return f"{seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f}"
+
+    lines = [f"{'experiment':<28} seed budget {'state':<12} {'steps':>8} {'spent':>6} {'left':>6}"]
+    for row in frame.itertuples():
+        lines.append(
+            f"{row.experiment:<28} {row.seed:>4} {row.budget:<6} {row.state:<12} {row.steps:>8} "
+            f"{clock(row.seconds):>6} {clock(row.seconds_left):>6}"
+        )
+    shown = frame[frame["budget"] != "paper"]
+    counts = ", ".join(f"{count} {state}" for state, count in frame["state"].value_counts().items())
+    spent, left = shown["seconds"].sum() / 3600, shown["seconds_left"].sum() / 3600
+    lines.append(f"{counts}; {spent:.1f} h spent, about {left:.1f} h left without the paper's own budget.")
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""What is run to test the claims: ``results/experiments.toml``, one readable list, in the order of its worth.
+
+A budget carries the recipe that its runs share; an experiment overrides what it is about. Fields of a run
+that neither names keep the defaults of :class:`repro.train.TrainConfig`, where each has its origin. TOML
+has no word for nothing: ``"none"`` stands for it.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repro import files
+from repro.errors import ReproError
+
+BUDGETS = ("smoke", "cpu", "gpu", "paper")  # from small to large
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One image set under one protocol. The defaults are the study's: noise neither clipped nor rounded."""
+
+    dataset: str
+    sigma_255: float | None
+    clip: bool = False
+    round_8bit: bool = False
+    seed: int = 0  # of the evaluation noise
+    crop_multiple: int | None = None  # crop to multiples of it at the top left, as SADNet's authors do
+    patch: int | None = None  # feed the image in patches of this side, as the replication of SADNet does
+    limit: int | None = None  # only the first images; for smoke runs
+
+    @property
+    def name(self) -> str:
+        """Names the files of this evaluation and its column in the tables: ``kodak24-50-clipped-rounded``."""
+        parts = [self.dataset]
+        if self.sigma_255 is not None:
+            parts.append(f"{self.sigma_255:g}")
+        parts += [word for flag, word in ((self.clip, "clipped"), (self.round_8bit, "rounded")) if flag]
+        parts += [f"crop{self.crop_multiple}"] if self.crop_multiple else []
+        parts += [f"patch{self.patch}"] if self.patch else []
+        parts += [f"first{self.limit}"] if self.limit else []
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the list. It trains a network, or, with ``weights`` or for a classical method, only
+    evaluates.
+    """
+
+    name: str
+    method: str  # a name repro.build knows
+    variant: str  # in the words of claims.csv; "full" is the published network
+    colour: str
+    sigma_255: float | None
+    budget: str
+    why: str
+    data: str | None = None  # the training set
+    seeds: tuple[int, ...] = (0,)
+    claims: tuple[str, ...] = ()  # ids, or shell patterns of ids
+    sizes: dict = field(default_factory=dict)  # arguments of repro.build
+    train: dict | None = None  # fields of TrainConfig, the budget's included; None: nothing is trained
+    weights: str | None = None  # published weights to evaluate instead of training
+    evaluate: tuple[Evaluation, ...] = ()
+    offsets: str | None = None  # a data set on whose images the sampling points are measured
+
+    def train_config(self, seed: int):
+        """The :class:`repro.train.TrainConfig` of one seed."""
+        from repro.train import TrainConfig  # torch is not needed to read the list
+
+        if self.train is None:
+            raise ReproError(f"The experiment {self.name} trains nothing.")
+        known = {f.name for f in dataclasses.fields(TrainConfig)}
+        if unknown := sorted(set(self.train) - known):
+            raise ReproError(f"{self.name} sets {', '.join(unknown)}, which no training run has.")
+        fixed = {"model": self.method, "sizes": dict(self.sizes), "data": self.data, "seed": seed}
+        fixed |= {"colour": self.colour, "sigma_255": self.sigma_255}
+        return TrainConfig(**(self.train | fixed))
+
+
+def load(path: str | Path | None = None) -> list[Experiment]:
+    """The list in its order. A ReproError says which row is wrong, and how."""
+    path = Path(path) if path else files.results() / "experiments.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReproError(f"Cannot read the experiments in {path}: {error}.") from error
+    recipes = content.get("budget", {})
+    if unknown := sorted(set(recipes) - set(BUDGETS)):
+        raise ReproError(f"{path.name}: there is no budget {unknown[0]!r}; choose from {', '.join(BUDGETS)}.")
+    experiments = [_read(row, recipes, path.name) for row in content.get("experiment", [])]
+    names = [experiment.name for experiment in experiments]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ReproError(f"{path.name}: the name {twice[0]!r} occurs twice.")
+    return experiments
+
+
+def get(name: str, experiments: list[Experiment] | None = None) -> Experiment:
+    """The experiment of that name; a ReproError lists the names otherwise."""
+    experiments = load() if experiments is None else experiments
+    for experiment in experiments:
+        if experiment.name == name:
+            return experiment
+    names = ", ".join(experiment.name for experiment in experiments)
+    raise ReproError(f"There is no experiment {name!r}; choose from {names}.")
+
+
+def _read(row: dict, recipes: dict, file: str) -> Experiment:
+    name = row.get("name", "without a name")
+    try:
+        # A row without a training set trains nothing, whatever its budget's recipe says.
+        trains = "data" in row
+        recipe = {**recipes.get(row["budget"], {}), **row.get("train", {})}
+        train = {key: None if value == "none" else value for key, value in recipe.items()} if trains else None
+        row = {"sigma_255": None, **row}
+        evaluations = [Evaluation(**{"sigma_255": row["sigma_255"], **e}) for e in row.get("evaluate", [])]
+        settings = row | {key: tuple(row[key]) for key in ("seeds", "claims") if key in row}
+        experiment = Experiment(**(settings | {"train": train, "evaluate": tuple(evaluations)}))
+    except (KeyError, TypeError) as error:
+        raise ReproError(f"{file}: {name} is not complete or has a surplus entry ({error}).") from error
+    if experiment.budget not in BUDGETS:
+        raise ReproError(f"{file}: {name} has no budget of {', '.join(BUDGETS)}.")
+    if experiment.data and any(experiment.data == e.dataset for e in experiment.evaluate):
+        raise ReproError(f"{file}: {name} would be tested on {experiment.data}, on which it is trained.")
+    if len({e.name for e in experiment.evaluate}) < len(experiment.evaluate):
+        raise ReproError(f"{file}: {name} evaluates the same thing twice.")
+    return experiment

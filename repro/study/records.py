@@ -1,0 +1,205 @@
+"""What came out of a run, complete enough to redo it: ``results/runs/<experiment>/seed<k>/``.
+
+record.json   what was run, with what, where, for how long, and the means of every evaluation (:data:`FIELDS`)
+curve.csv     loss, learning rate and validation PSNR along the training
+metrics.csv   one row per image and evaluation (columns of :func:`repro.evaluate.evaluate`, and
+``evaluation``) offsets.csv   where the experiment asks for it: one row per image, scale and region
+(:mod:`repro.offsets`)
+
+``record.json`` is written last: a folder without one holds nothing finished.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files
+from repro.errors import ReproError
+
+# Field -> type. A hyper-parameter is {"value", "origin"}; None where the run was stopped by another budget.
+FIELDS = {
+    "experiment": str,
+    "method": str,
+    "variant": str,
+    "colour": str,
+    "sigma_255": (float, int, type(None)),
+    "seed": int,
+    "budget": str,
+    "hyperparameters": dict,
+    "commit": str,
+    "versions": dict,
+    "device": str,
+    "threads": int,
+    "started": str,
+    "seconds": (float, int),
+    "steps": int,
+    "peak_memory_mib": int,
+    "parameters": int,
+    "data": list,
+    "evaluations": list,
+    "command": str,
+}
+METRICS = ("psnr_noisy_db", "psnr_db", "psnr_rounded_db", "psnr_truncated_db", "ssim", "ssim_3d", "seconds")
+PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "scikit-image", "pandas")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A published run. ``record["seed"]`` reads record.json; the tables beside it are read when asked for."""
+
+    content: dict
+    folder: Path
+
+    def __getitem__(self, field: str):
+        return self.content[field]
+
+    @property
+    def name(self) -> str:
+        return f"{self['experiment']}-seed{self['seed']}"
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row per evaluation and image."""
+        return _read_table(self.folder / "metrics.csv")
+
+    @cached_property
+    def curve(self) -> pd.DataFrame | None:
+        """The training curve, or None where nothing was trained."""
+        path = self.folder / "curve.csv"
+        return _read_table(path) if path.exists() else None
+
+    @cached_property
+    def offsets(self) -> pd.DataFrame | None:
+        """The sampling points per image, scale and region, or None where they were not measured."""
+        path = self.folder / "offsets.csv"
+        return _read_table(path) if path.exists() else None
+
+    def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:
+        """The first, that is the principal, evaluation on a data set at a noise level."""
+        for evaluation in self["evaluations"]:
+            if evaluation["dataset"] == dataset and evaluation["sigma_255"] == sigma_255:
+                return evaluation
+        return None
+
+    def per_image(self, evaluation: str, metric: str = "psnr_db") -> pd.Series:
+        """One value per image name."""
+        chosen = self.metrics[self.metrics["evaluation"] == evaluation]
+        return chosen.set_index("image")[metric].astype(float)
+
+
+def validate(content: dict, where: str = "The record") -> None:
+    """Raise a ReproError for a missing or surplus field, a wrong type, or a hyper-parameter without an
+    origin.
+    """
+    if missing := sorted(set(FIELDS) - set(content)):
+        raise ReproError(f"{where} lacks {', '.join(missing)}.")
+    if surplus := sorted(set(content) - set(FIELDS)):
+        raise ReproError(f"{where} has {', '.join(surplus)}, which no record has.")
+    for field, kind in FIELDS.items():
+        if not isinstance(content[field], kind):
+            raise ReproError(f"{where} has {field} = {content[field]!r}, which is of the wrong type.")
+    for name, entry in content["hyperparameters"].items():
+        if set(entry) != {"value", "origin"} or not entry["origin"]:
+            raise ReproError(f"{where} does not say where its {name} comes from.")
+    for evaluation in content["evaluations"]:
+        if missing := sorted({"name", "dataset", "sigma_255", "images", *METRICS} - set(evaluation)):
+            raise ReproError(f"{where} has an evaluation that lacks {', '.join(missing)}.")
+
+
+def write(content: dict, folder: Path) -> Path:
+    """Write ``folder/record.json``, validated, atomically."""
+    path = Path(folder) / "record.json"
+    validate(content, str(path))
+    with files.write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read(path: str | Path) -> Record:
+    """A record from its folder or its record.json."""
+    path = Path(path)
+    path = path / "record.json" if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReproError(f"Cannot read the record {path}: {error}.") from error
+    validate(content, str(path))
+    return Record(content, path.parent)
+
+
+def load(folder: str | Path | None = None) -> list[Record]:
+    """All published records, by experiment and seed."""
+    folder = Path(folder) if folder else files.results() / "runs"
+    found = [read(path) for path in folder.glob("*/seed*/record.json")]
+    return sorted(found, key=lambda record: (record["experiment"], record["seed"]))
+
+
+def redo(record: Record):
+    """The :class:`repro.train.TrainConfig` that repeats a record's training."""
+    from repro.train import TrainConfig
+
+    return TrainConfig(**{name: entry["value"] for name, entry in record["hyperparameters"].items()})
+
+
+def summarise(metrics: pd.DataFrame) -> dict:
+    """Number of images and mean of each metric, rounded to what its noise leaves meaningful."""
+    means = {metric: round(float(metrics[metric].mean()), 4) for metric in METRICS}
+    return {"images": len(metrics), **means}
+
+
+def describe_environment() -> dict:
+    """Commit, library versions, device and threads of this process."""
+    import torch
+
+    return {
+        "commit": describe_commit(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else name_cpu(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def describe_commit() -> str:
+    """The repository's commit, followed by ``+changes`` if a file of the package differs from it."""
+    git = ["git", "-C", str(files.root())]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "repro"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "not a repository"
+    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def name_cpu() -> str:
+    """The processor's name and the number of cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def measure_peak_memory_mib() -> int:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ReproError(f"Cannot read {path}: {error}.") from error

@@ -1,0 +1,52 @@
+"""Means with their uncertainty. Images are what is drawn: pixels of one image are not independent."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+LEVEL = 0.95
+DRAWS = 10_000
+
+
+class Interval(NamedTuple):
+    """A mean and its bootstrap interval. ``low`` and ``high`` are NaN for fewer than two values."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def sign(self) -> int:
+        """+1 or -1 where the whole interval lies above or below 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def bootstrap(values: ArrayLike, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
+    """Percentile bootstrap interval of a mean.
+
+    ``values``: one number per image, none of them NaN (ValueError). The same seed gives the same interval.
+    """
+    values = np.asarray(values, np.float64).ravel()
+    if np.isnan(values).any():
+        raise ValueError("A value is missing; an interval over the rest would be of another set.")
+    if len(values) < 2:
+        mean = float(values.mean()) if len(values) else float("nan")
+        return Interval(mean, float("nan"), float("nan"), len(values))
+    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    tail = 50 * (1 - level)
+    low, high = np.percentile(values[drawn].mean(1), [tail, 100 - tail])
+    return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def compare(first: pd.Series, second: pd.Series, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Paired bootstrap of ``first - second``, two series with one value per image name.
+
+    Both must be of the same images (ValueError otherwise). Pairing takes the large spread between images
+    out of the comparison: what remains is the spread of the difference.
+    """
+    if not first.index.is_unique or set(first.index) != set(second.index) or len(first) != len(second):
+        raise ValueError("A paired comparison needs the same images on both sides.")
+    return bootstrap((first - second.reindex(first.index)).to_numpy(), draws, seed)
