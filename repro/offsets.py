@@ -61,7 +61,8 @@ class Regions:
     smooth_below: float = 0.30  # quantile of strength; near a third of most photographs is sky, wall or blur
     edge_above: float = 0.85  # quantile of strength
     edge_coherence: float = 0.70  # one clear direction
-    texture_coherence: float = 0.40  # strong as an edge, but without one direction
+    texture_above: float = 0.70  # quantile of strength
+    texture_coherence: float = 0.40  # at most: strong, but without one direction
     margin_cells: int = 2  # zero padding disturbs the offsets at the border
     integration_cells: float = 1.0  # standard deviation of the structure tensor's window
 
@@ -135,12 +136,14 @@ def sort_regions(structure: Structure, regions: Regions = Regions()) -> dict[str
     inside[margin : inside.shape[0] - margin, margin : inside.shape[1] - margin] = True
     if not inside.any():
         return {name: inside for name in ("smooth", "edge", "texture")}
-    low, high = np.quantile(structure.strength[inside], [regions.smooth_below, regions.edge_above])
-    strong = inside & (structure.strength >= high) & (structure.strength > 0)
+    strength, coherence = structure.strength, structure.coherence
+    levels = [regions.smooth_below, regions.texture_above, regions.edge_above]
+    low, middle, high = np.quantile(strength[inside], levels)
+    uneven = inside & (strength > 0)
     return {
-        "smooth": inside & (structure.strength <= low),
-        "edge": strong & (structure.coherence >= regions.edge_coherence),
-        "texture": strong & (structure.coherence < regions.texture_coherence),
+        "smooth": inside & (strength <= low),
+        "edge": uneven & (strength >= high) & (coherence >= regions.edge_coherence),
+        "texture": uneven & (strength >= middle) & (coherence <= regions.texture_coherence),
     }
 
 
@@ -198,11 +201,18 @@ def collect_sampling(net: SADNet, noisy: torch.Tensor) -> dict[int, tuple[np.nda
 
 
 def measure_image(
-    sampling: Mapping[int, tuple[np.ndarray, np.ndarray]], clean: np.ndarray, regions: Regions = Regions()
+    sampling: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    clean: np.ndarray,
+    *,
+    regions: Regions = Regions(),
+    block_px: int | None = None,
 ) -> pd.DataFrame:
-    """One row per scale and region of one photograph: how its kernels lie there. Columns are named below.
+    """How the kernels of one photograph lie: one row per block, scale and region.
 
     ``sampling``: ``{pixels per cell: (offset [2K, H, W], mask [K, H, W])}``; ``clean``: [C, H, W] in [0, 1].
+    ``block_px`` (a multiple of the largest cell) cuts the photograph into squares, whole ones only; regions
+    are sorted over the whole photograph all the same. None: one block. Columns: see the dictionary below;
+    ``alignment`` and ``contrast`` are NaN where a region has fewer than two positions.
     """
     rows = []
     for cell_px, (offset, mask) in sampling.items():
@@ -214,36 +224,59 @@ def measure_image(
                 f"offsets have {spread.anisotropy.shape} cells of {cell_px} px; "
                 f"the photograph has {structure.strength.shape}"
             )
-        for region, chosen in sort_regions(structure, regions).items():
-            aligned, aligned_shuffled = align(spread.axis[chosen], structure.edge[chosen])
-            sampled, sampled_shuffled = contrast(gray, points, mask, chosen)
-            rows.append(
-                {
-                    "cell_px": cell_px,
-                    "region": region,
-                    "positions": int(chosen.sum()),
-                    "alignment": aligned,
-                    "alignment_shuffled": aligned_shuffled,
-                    "contrast": sampled,
-                    "contrast_shuffled": sampled_shuffled,
-                    "anisotropy": _mean(spread.anisotropy[chosen]),
-                    "shift_px": _mean(spread.shift_cells[chosen]) * cell_px,
-                    "radius_cells": _mean(spread.radius_cells[chosen]),
-                    "radius_px": _mean(spread.radius_cells[chosen]) * cell_px,
-                }
-            )
+        sorted_regions = sort_regions(structure, regions)
+        for block, here in enumerate(_blocks(gray.shape, block_px and block_px // cell_px)):
+            for region, everywhere in sorted_regions.items():
+                chosen = np.zeros_like(everywhere)
+                chosen[here] = everywhere[here]
+                aligned, aligned_shuffled = align(spread.axis[chosen], structure.edge[chosen])
+                sampled, sampled_shuffled = contrast(gray, points, mask, chosen)
+                rows.append(
+                    {
+                        "block": block,
+                        "cell_px": cell_px,
+                        "region": region,
+                        "positions": int(chosen.sum()),
+                        "alignment": aligned,
+                        "alignment_shuffled": aligned_shuffled,
+                        "contrast": sampled,
+                        "contrast_shuffled": sampled_shuffled,
+                        "anisotropy": _mean(spread.anisotropy[chosen]),
+                        "shift_px": _mean(spread.shift_cells[chosen]) * cell_px,
+                        "radius_cells": _mean(spread.radius_cells[chosen]),
+                        "radius_px": _mean(spread.radius_cells[chosen]) * cell_px,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
+def _blocks(shape: tuple[int, int], side: int | None) -> list[tuple[slice, slice]]:
+    if side is None:
+        return [(slice(None), slice(None))]
+    return [
+        (slice(top, top + side), slice(left, left + side))
+        for top in range(0, shape[0] - side + 1, side)
+        for left in range(0, shape[1] - side + 1, side)
+    ]
+
+
 def measure(
-    net: SADNet, samples: Iterable[Sample], sigma_255: float, *, seed: int = 0, regions: Regions = Regions()
+    net: SADNet,
+    samples: Iterable[Sample],
+    sigma_255: float,
+    *,
+    seed: int = 0,
+    regions: Regions = Regions(),
+    block_px: int | None = None,
 ) -> pd.DataFrame:
     """:func:`measure_image` for every photograph, with the evaluation noise of the study (unclipped), and its
     name."""
     tables = []
     for sample in samples:
         noisy = fixed_gaussian_noise(sample.clean, sample.name, sigma_255, seed)
-        table = measure_image(collect_sampling(net, noisy), sample.clean.numpy(), regions)
+        table = measure_image(
+            collect_sampling(net, noisy), sample.clean.numpy(), regions=regions, block_px=block_px
+        )
         tables.append(table.assign(image=sample.name))
     if not tables:
         raise ValueError("no photographs to measure")
@@ -251,14 +284,15 @@ def measure(
 
 
 def bootstrap_mean(values: Iterable[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of per-photograph values with its 95 % percentile bootstrap interval: (mean, low, high).
+    """Mean with its 95 % percentile bootstrap interval: (mean, low, high); NaN is left out.
 
-    Photographs are drawn, not positions: neighbouring positions share their pixels, and an interval over
-    positions would be far too narrow. With fewer than two values the interval is NaN.
+    The values are those of photographs, or of blocks of them, never of positions: neighbouring positions
+    share their pixels, and an interval over positions would be far too narrow. Fewer than five values give no
+    interval (NaN).
     """
     values = np.asarray([v for v in values if np.isfinite(v)], np.float64)
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else float("nan")), float("nan"), float("nan")
+    if len(values) < 5:
+        return _mean(values), float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
@@ -275,11 +309,11 @@ CLAIMS = {
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """What the paper states about its kernels, as differences with intervals over photographs.
+    """What the paper states about its kernels, as differences with intervals.
 
-    ``table``: rows of :func:`measure_image` of many photographs, with a column ``image``. Returns one row per
-    statement and scale: statement, cell_px, mean, low, high, images, holds. ``holds``: the 95 % interval lies
-    wholly on the side of 0 that the paper's sentence predicts.
+    ``table``: rows of :func:`measure`; the intervals are over its pairs of image and block. Returns one row
+    per statement and scale: statement, cell_px, mean, low, high, blocks, holds. ``holds``: the 95 % interval
+    lies wholly on the side of 0 that the paper's sentence predicts.
 
     * ``even where smooth``: anisotropy in smooth regions minus that at edges. Below 0.
     * ``along edges``: alignment at edges minus the shuffled one. Above 0.
@@ -291,7 +325,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     * ``near when fine``: mean radius at the finest scale, minus that of a plain kernel one scale coarser.
       Below 0.
     """
-    wide = table.pivot(index="image", columns=["cell_px", "region"])
+    wide = table.pivot(index=["image", "block"], columns=["cell_px", "region"])
     cells = sorted(table["cell_px"].unique(), reverse=True)
     radius = {}
     for cell in cells:
@@ -302,8 +336,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     def note(statement: str, cell: int, values: pd.Series, predicted: int) -> None:
         mean, low, high = bootstrap_mean(values)
         holds = low > 0 if predicted > 0 else high < 0
-        images = int(np.isfinite(values).sum())
-        rows.append((statement, int(cell), mean, low, high, images, bool(holds)))
+        count = int(np.isfinite(values).sum())
+        rows.append((statement, int(cell), mean, low, high, count, bool(holds)))
 
     for cell in cells:
         edge, smooth = (
@@ -317,7 +351,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     for cell, finer in pairwise(cells):
         note("farther when coarse", cell, radius[cell] - radius[finer], +1)
     note("near when fine", cells[-1], radius[cells[-1]] - 2 * PLAIN_RADIUS_CELLS * cells[-1], -1)
-    return pd.DataFrame(rows, columns=["statement", "cell_px", "mean", "low", "high", "images", "holds"])
+    return pd.DataFrame(rows, columns=["statement", "cell_px", "mean", "low", "high", "blocks", "holds"])
 
 
 def _split(real: np.ndarray, imaginary: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -161,7 +161,18 @@ def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
         assert low <= mean <= high
         covered += low <= 1.0 <= high
     assert 170 <= covered <= 199
-    assert np.isnan(offsets.bootstrap_mean([1.0])[1])
+    assert offsets.bootstrap_mean([1.0, np.nan, 2.0])[0] == 1.5
+    assert np.isnan(offsets.bootstrap_mean([1.0, 2.0, 3.0, 4.0])[1:]).all()
+
+
+def test_blocks_share_out_the_positions():
+    clean = disc(96)
+    sampling = {s: (np.zeros((144, 96 // s, 96 // s)), ones(96 // s, 96 // s)) for s in (8, 1)}
+    whole = offsets.measure_image(sampling, clean)
+    blocks = offsets.measure_image(sampling, clean, block_px=32)
+    assert set(blocks.block) == set(range(9))
+    keys = ["cell_px", "region"]
+    assert blocks.groupby(keys).positions.sum().equals(whole.groupby(keys).positions.sum())
 
 
 def test_contrast_is_low_on_one_side_of_the_edge():
