@@ -32,8 +32,10 @@ from skimage.feature import structure_tensor
 from repro.data.catalog import Sample
 from repro.data.noise import fixed_gaussian_noise
 from repro.models.sadnet import SADNet
+from repro.study.statistics import bootstrap
 
 SCALES = (8, 4, 2, 1)  # pixels per cell, coarse to fine; the paper numbers these scales 4, 3, 2, 1
+FEWEST_BLOCKS = 5  # photographs, or blocks of them, that an interval needs
 PLAIN_RADIUS_CELLS = (4 + 4 * 2**0.5) / 9  # mean distance of a plain 3x3 kernel's points from its centre
 
 
@@ -283,21 +285,6 @@ def measure(
     return pd.concat(tables, ignore_index=True)
 
 
-def bootstrap_mean(values: Iterable[float], draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean with its 95 % percentile bootstrap interval: (mean, low, high); NaN is left out.
-
-    The values are those of photographs, or of blocks of them, never of positions: neighbouring positions
-    share their pixels, and an interval over positions would be far too narrow. Fewer than five values give no
-    interval (NaN).
-    """
-    values = np.asarray([v for v in values if np.isfinite(v)], np.float64)
-    if len(values) < 5:
-        return _mean(values), float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
-
-
 CLAIMS = {
     "even where smooth": "001-direction-kernels-uniform-in-smooth-regions",
     "along edges": "001-direction-kernels-extend-along-edges",
@@ -311,7 +298,8 @@ CLAIMS = {
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """What the paper states about its kernels, as differences with intervals.
 
-    ``table``: rows of :func:`measure`; the intervals are over its pairs of image and block. Returns one row
+    ``table``: rows of :func:`measure`; the intervals are over its pairs of image and block (positions
+    are not drawn: neighbours share their pixels). Returns one row
     per statement and scale: statement, cell_px, mean, low, high, blocks, holds. ``holds``: the 95 % interval
     lies wholly on the side of 0 that the paper's sentence predicts.
 
@@ -334,9 +322,10 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
 
     def note(statement: str, cell: int, values: pd.Series, predicted: int) -> None:
-        mean, low, high = bootstrap_mean(values)
+        mean, low, high, count = bootstrap(values.dropna())
+        if count < FEWEST_BLOCKS:
+            low = high = float("nan")
         holds = low > 0 if predicted > 0 else high < 0
-        count = int(np.isfinite(values).sum())
         rows.append((statement, int(cell), mean, low, high, count, bool(holds)))
 
     for cell in cells:
