@@ -21,7 +21,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -282,7 +282,10 @@ def _forward(
     if 0 in shape:
         return input.new_empty(shape).contiguous(memory_format=_format(input))
     run = _select(implementation, input.device.type)
-    output = run.forward(input, offset, mask, weight, bias, tuple(stride), tuple(padding), tuple(dilation))
+    with _without_autocast(input):
+        output = run.forward(
+            input, offset, mask, weight, bias, tuple(stride), tuple(padding), tuple(dilation)
+        )
     return output.contiguous(memory_format=_format(input))
 
 
@@ -318,10 +321,11 @@ def _backward(
     else:
         run = _select(implementation, input.device.type)
         need_input, need_offset, need_weight, need_bias, need_mask = needs
-        grad_input, grad_offset, grad_mask, grad_weight, grad_bias = run.backward(
-            grad_output, input, offset, mask, weight, tuple(stride), tuple(padding), tuple(dilation),
-            needs=(need_input, need_offset, need_mask, need_weight, need_bias),
-        )  # fmt: skip
+        with _without_autocast(input):
+            grad_input, grad_offset, grad_mask, grad_weight, grad_bias = run.backward(
+                grad_output, input, offset, mask, weight, tuple(stride), tuple(padding), tuple(dilation),
+                needs=(need_input, need_offset, need_mask, need_weight, need_bias),
+            )  # fmt: skip
         grads = [grad_input, grad_offset, grad_weight, grad_bias, grad_mask]
     return [
         grad.contiguous(memory_format=owner[2])
@@ -337,6 +341,12 @@ def _(grad_output, input, offset, weight, mask, stride, padding, dilation, needs
         for (shape, dtype, layout), need in zip(_owners(input, offset, weight, mask), needs, strict=True)
         if need
     ]
+
+
+def _without_autocast(tensor: Tensor):
+    """The types are settled by now: what an implementation computes inside must not be cast once more."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _owners(input, offset, weight, mask) -> list[tuple]:

@@ -34,17 +34,20 @@ def deform_conv2d(
 ) -> Tensor:
     """Arguments and result as in :func:`repro.ops.deform_conv2d`; differentiable by autograd, checks nothing.
 
-    Small enough for a pencil: a kernel of two taps beside each other, on a 2x2 image, has two outputs, one
-    per row. Every first tap is moved half a pixel down, every second a quarter of a pixel right, and the
-    second is halved by the mask. In the first row the first tap reads (3 + 7) / 2 = 5, the second
-    0.75 · 5 + 0.25 · 0 = 3.75, as the image ends there; with weights 1 and 2 the sum is
-    1 · 5 + 2 · 3.75 · 0.5 = 8.75. In the second row they read (7 + 0) / 2 = 3.5 and 0.75 · 9 = 6.75: 10.25.
+    Small enough for a pencil: the image 1 … 9, a 3x3 kernel with three weights that are not zero, no padding,
+    hence one output. The top left tap is moved half a pixel right and reads (1 + 2) / 2 = 1.5. The centre
+    is moved half a pixel down and right, reads (5 + 6 + 8 + 9) / 4 = 7, and its mask is 0.5. The bottom right
+    tap is moved a quarter of a pixel down, where the image ends, and reads 0.75 · 9 + 0.25 · 0 = 6.75. With
+    weights 1, 2, 3 and bias -0.75 the sum is 1 · 1.5 + 2 · 7 · 0.5 + 3 · 6.75 - 0.75 = 28.
 
-    >>> image = torch.tensor([[[[3.0, 5.0], [7.0, 9.0]]]])
-    >>> offset = torch.tensor([0.5, 0.0, 0.0, 0.25]).view(1, 4, 1, 1).expand(1, 4, 2, 1)
-    >>> mask = torch.tensor([1.0, 0.5]).view(1, 2, 1, 1).expand(1, 2, 2, 1)
-    >>> deform_conv2d(image, offset, torch.tensor([[[[1.0, 2.0]]]]), mask=mask).flatten().tolist()
-    [8.75, 10.25]
+    >>> image = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
+    >>> weight = torch.diag(torch.tensor([1.0, 2.0, 3.0])).view(1, 1, 3, 3)
+    >>> offset, mask, bias = torch.zeros(1, 18, 1, 1), torch.ones(1, 9, 1, 1), torch.tensor([-0.75])
+    >>> offset[0, 1] = offset[0, 8] = offset[0, 9] = 0.5  # channels 2k and 2k + 1 are (dy, dx) of tap k
+    >>> offset[0, 16] = 0.25
+    >>> mask[0, 4] = 0.5
+    >>> deform_conv2d(image, offset, weight, bias, mask=mask).item()
+    28.0
     """
     dtype = input.dtype
     input, offset, mask, weight, bias = _raise_precision(input, offset, mask, weight, bias)
