@@ -156,7 +156,9 @@ class RSAB(nn.Module):
     def split(self, located: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, 18 G, h, w] (group, kernel point, then y before x) and modulation [B, 9 G, h, w] in
         (0, 1)."""
-        return located[:, : self.offset_channels], located[:, self.offset_channels :].sigmoid()
+        # One split rather than two slices: its gradient is a single concatenation.
+        offset, logits = located.split([self.offset_channels, self.offset_channels // 2], 1)
+        return offset, logits.sigmoid()
 
     def forward(self, x: Tensor, offset_features: Tensor) -> Tensor:
         offset, modulation = self.split(self.locate(offset_features))
