@@ -1,0 +1,543 @@
+"""The command line: ``repro --help``.
+
+Commands import what they need when they run, so that help is instant and a broken part breaks its command
+alone. Errors have one place, :class:`Command`: a person sees one sentence, never a traceback, unless
+``--debug`` or ``REPRO_DEBUG=1`` asks for it.
+"""
+
+import ast
+import math
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from repro.errors import ReproError
+
+
+class Command(TyperCommand):
+    """A command whose failures become one sentence on stderr and an exit code: 1, or 130 for Ctrl-C."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # ends that are no failures: typer knows what to do
+        except KeyboardInterrupt:
+            _complain("Interrupted.")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if _wants_tracebacks(context):
+                raise
+            if isinstance(error, ReproError):
+                _complain(str(error))
+            else:
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                _complain(f"Unexpected {what} (`repro --debug {context.info_name} ...` shows where).")
+            raise typer.Exit(1) from None
+
+
+def _wants_tracebacks(context) -> bool:
+    return bool(context.find_root().params.get("debug") or os.environ.get("REPRO_DEBUG"))
+
+
+def _complain(sentence: str) -> None:
+    typer.echo(f"Error: {sentence}", err=True)
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(
+    data_app, name="data", help="The data sets: what they are, where they are, get them, check them."
+)
+app.add_typer(bench_app, name="bench", help="Measure the speed of this machine.")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Four image denoisers, put to the test: denoise photographs, train, evaluate, redo the study."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="repro")
+
+
+# ---- denoise
+
+
+Model = Annotated[str, typer.Option(help="Published weights by name, or a weights file.")]
+Sigma = Annotated[
+    float | None, typer.Option(min=0, help="Standard deviation of the noise, on the 0 to 255 scale.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+
+
+@app.command(cls=Command)
+def denoise(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The image to write, or a folder.")],
+    model: Model,
+    sigma: Sigma = None,
+    tile: Annotated[
+        int | None, typer.Option(min=64, help="Side of the tiles; by default what memory allows.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Denoise a photograph, or every photograph in a folder.
+
+    The output has the size, bit depth, transparency and colour profile of the input. In a folder, files that
+    cannot be denoised are listed at the end, and the others are done all the same.
+    """
+    from tqdm import tqdm
+
+    from repro import weights
+    from repro.data.images import SUFFIXES
+
+    if not source.exists():
+        raise ReproError(f"There is no file {source}.")
+    net = weights.load(model).to(_device(device))
+    if not source.is_dir():
+        into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
+        target = target / source.name if into_folder else target
+        seconds = _denoise_file(net, source, target, sigma, tile)
+        typer.echo(f"{target}: {model}, {seconds:.1f} s")
+        return
+    if target.exists() and not target.is_dir():
+        raise ReproError(f"{target} is a file; a folder of images needs a folder to go to.")
+    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ReproError(f"There is no image in {source}.")
+    failures, start = [], time.monotonic()
+    for path in tqdm(found, unit="image", disable=None):
+        try:
+            seconds = _denoise_file(net, path, target / path.name, sigma, tile)
+            tqdm.write(f"{target / path.name}: {seconds:.1f} s")
+        except ReproError as error:
+            failures.append(path.name)
+            tqdm.write(f"Error: {error}", file=sys.stderr)
+    done = len(found) - len(failures)
+    typer.echo(f"{target}: {done} of {len(found)} images, {model}, {time.monotonic() - start:.1f} s")
+    if failures:
+        raise ReproError(f"Not denoised: {', '.join(failures)}.")
+
+
+def _denoise_file(net, source: Path, target: Path, sigma_255: float | None, tile: int | None) -> float:
+    """Denoise one file; returns the seconds the network took."""
+    import repro
+    from repro.data.images import check_format, read_picture, write_image
+
+    if target.exists() and target.samefile(source):
+        raise ReproError(f"{target} is the input itself; name another output.")
+    picture = read_picture(source)
+    check_format(target, bits=picture.bits, alpha=picture.alpha is not None)
+    start = time.monotonic()
+    clean = repro.denoise(
+        picture.pixels, model=net, sigma=None if sigma_255 is None else sigma_255 / 255, tile=tile
+    )
+    seconds = time.monotonic() - start
+    write_image(target, clean, picture.bits, alpha=picture.alpha, icc_profile=picture.icc_profile)
+    return seconds
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        raise ReproError(
+            f"There is no device {name!r} here: {str(error).splitlines()[0].rstrip('.')}."
+        ) from None
+    return name
+
+
+# ---- train, evaluate
+
+
+@app.command(cls=Command)
+def train(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; one that holds a run is resumed.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="A row of results/experiments.toml.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which network, e.g. sadnet.")] = None,
+    data: Annotated[str | None, typer.Option(help="Training set, see `repro data list`.")] = None,
+    colour: Annotated[str | None, typer.Option(help="rgb or gray.")] = None,
+    sigma: Annotated[str | None, typer.Option(help="Noise level of 255, or a range: 50 or 0,70.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Budget in minutes of wall-clock time.")
+    ] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of the training patches.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Patches per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A size of the network.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of TrainConfig.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a network, or resume: stop it as you like, the same command goes on where it stopped.
+
+    What is not given has the study's recipe for small budgets; `repro train --out FOLDER` alone resumes what
+    is there.
+    """
+    import json
+    from dataclasses import fields, replace
+
+    from repro import files
+    from repro.train import TrainConfig
+    from repro.train import train as run
+
+    given = {"model": model, "data": data, "colour": colour, "steps": steps, "patch": patch, "batch": batch}
+    given |= {"lr": lr, "precision": precision, "seed": seed}
+    given |= {"seconds": None if minutes is None else 60 * minutes}
+    given |= {"sigma_255": None if sigma is None else _levels(sigma), "sizes": _assignments(size) or None}
+    given = {name: value for name, value in given.items() if value is not None} | _assignments(setting)
+    known = [field.name for field in fields(TrainConfig)]
+    if unknown := [name for name in given if name not in known]:
+        raise ReproError(f"There is no setting {unknown[0]!r}; there are {', '.join(known)}.")
+    try:
+        if experiment is not None:
+            from repro.study import experiments
+
+            entry = experiments.get(experiment)
+            config = entry.train_config(given.get("seed", entry.seeds[0]))
+            config = replace(config, **given)
+            out = out or files.runs() / experiment / f"seed{config.seed}"
+        elif out is None:
+            raise ReproError("Name a folder for the run with --out, or an experiment with --experiment.")
+        elif not given and (out / "config.json").exists():
+            config = TrainConfig(**json.loads((out / "config.json").read_text()))
+        else:
+            if given.get("colour") == "gray":
+                given["sizes"] = {"channels": 1, **given.get("sizes", {})}
+            config = TrainConfig(**given)
+    except (TypeError, ValueError, OSError) as error:
+        raise ReproError(f"These settings do not make a run: {error}.") from None
+    weights = run(config, out, device=device)
+    typer.echo(f"Trained: {weights}")
+
+
+@app.command(cls=Command)
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Option(help="Test set, see `repro data list`, or a folder of clean images.")],
+    sigma: Sigma = None,
+    clip: Annotated[bool, typer.Option("--clip", help="Clip the noisy images to [0, 1].")] = False,
+    round_8bit: Annotated[
+        bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")
+    ] = False,
+    patch: Annotated[
+        int | None, typer.Option(min=8, help="Denoise in patches of this side, one by one.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="CSV file with a row per image.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a network on a test set: PSNR in three conventions, SSIM in two, per image and mean."""
+    from repro import files, weights
+    from repro.evaluate import evaluate as score
+
+    net, device = weights.load(model), _device(device)
+    table = score(
+        net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, limit=limit, device=device
+    )
+    measured = [
+        "psnr_noisy_db",
+        "psnr_db",
+        "psnr_rounded_db",
+        "psnr_truncated_db",
+        "ssim",
+        "ssim_3d",
+        "seconds",
+    ]
+    with_mean = table[["image", *measured]].copy()
+    with_mean.loc[len(table)] = ["mean", *table[measured].mean()]
+    typer.echo(with_mean.to_string(index=False, float_format="{:.4f}".format))
+    if out:
+        with files.write_atomically(out) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        typer.echo(f"Written: {out}")
+
+
+# ---- notebooks and the book
+
+
+@app.command(cls=Command)
+def run(
+    notebook: Annotated[str, typer.Argument(help="Name of a notebook in notebooks/, or a path.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="May be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Executed copy; _build/notebooks/NAME.ipynb by default.")
+    ] = None,
+) -> None:
+    """Run a notebook of the study with parameters of one's own (papermill)."""
+    from repro import files
+
+    path = _notebook(notebook)
+    out = out or files.root() / "_build" / "notebooks" / path.name
+    if out.exists() and out.samefile(path):
+        raise ReproError(f"{out} is the notebook itself; name another output.")
+
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    values = _parameters(path, parameter or [], papermill)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            path, out, values, kernel_name="python3", progress_bar=sys.stderr.isatty(), log_output=False
+        )
+    except PapermillExecutionError as error:
+        cell = f"cell {error.exec_count} stopped with {error.ename}: {str(error.evalue).rstrip('.')}"
+        raise ReproError(f"{path.name}, {' '.join(cell.split())}; see {out}.") from None
+    typer.echo(f"Written: {out}")
+
+
+def _notebook(name: str) -> Path:
+    from repro import files
+
+    folder = files.root() / "notebooks"
+    if Path(name).suffix == ".ipynb" and Path(name).is_file():
+        return Path(name)
+    path = folder / f"{name.removesuffix('.ipynb')}.ipynb"
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb"))) or "none"
+    raise ReproError(f"There is no notebook {name!r}; there are {known}.")
+
+
+def _parameters(path: Path, given: list[str], papermill) -> dict:
+    """The assignments in ``given``, checked against the notebook's parameters cell: names, and kinds of
+    values."""
+    known = papermill.inspect_notebook(path)
+    values = {}
+    for name, value in _assignments(given).items():
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise ReproError(f"The notebook {path.stem} has no parameter {name!r}; it has {listed}.")
+        default = _value(known[name]["default"])
+        if isinstance(default, str) and not isinstance(value, str):
+            value = next(text.partition("=")[2] for text in given if text.startswith(f"{name}="))
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if (number and (isinstance(value, bool) or not isinstance(value, int | float | None))) or (
+            isinstance(default, bool) and not isinstance(value, bool)
+        ):
+            kind = "a number" if number else "True or False"
+            raise ReproError(f"The parameter {name} of the notebook {path.stem} is {kind}, not {value!r}.")
+        values[name] = value
+    return values
+
+
+@app.command(cls=Command)
+def book(
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+) -> None:
+    """Build the book from the executed notebooks (`make book` runs those first)."""
+    from repro import files
+
+    build = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    done = subprocess.run([*build, ".", "-n", "-W", "--keep-going"], cwd=files.root(), check=False)
+    if done.returncode:
+        raise ReproError("The book was not built; the messages above say why.")
+    page = files.root() / "_build" / "html" / "index.html"
+    typer.echo(f"Built: {page}")
+    if open_it:
+        typer.launch(page.as_uri())
+
+
+# ---- data
+
+
+@data_app.command("list", cls=Command)
+def list_data() -> None:
+    """Every set: images, role, whether it is here, and what it is."""
+    from repro.data import catalog
+
+    for name, entry in catalog.DATASETS.items():
+        here = "here" if catalog.locate(name) else "on request" if not entry.at_home() else "to fetch"
+        typer.echo(f"{name:<16} {entry.images or '':>4} {entry.role:<21} {here:<11} {entry.title}")
+
+
+Name = Annotated[str, typer.Argument(help="See `repro data list`.")]
+
+
+@data_app.command(cls=Command)
+def path(name: Name) -> None:
+    """Print the folder of a set, verified; download it first if need be."""
+    from repro.data import catalog
+
+    typer.echo(catalog.folder(name))
+
+
+@data_app.command(cls=Command)
+def fetch(names: Annotated[list[str], typer.Argument(help="See `repro data list`.")]) -> None:
+    """Download sets from their homes into the cache."""
+    from repro.data import catalog
+
+    for name in names:
+        typer.echo(f"{name}: {catalog.fetch(name, progress=sys.stderr.isatty())}")
+
+
+@data_app.command(cls=Command)
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="All that are here, by default.")] = None,
+) -> None:
+    """Compute the checksums of all files anew."""
+    from repro.data import catalog
+
+    failures = []
+    for name in names or [name for name in catalog.DATASETS if catalog.locate(name)]:
+        try:
+            catalog.verify(name)
+            typer.echo(f"{name}: {len(catalog.DATASETS[name].files)} files as they should be")
+        except ReproError as error:
+            failures.append(name)
+            _complain(str(error))
+    if failures:
+        raise ReproError(f"Not as they should be: {', '.join(failures)}.")
+
+
+# ---- the study
+
+
+@app.command(cls=Command)
+def campaign(
+    hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many hours.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="smoke, cpu, gpu or paper; by default what fits here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="One experiment, or a pattern such as 'sadnet-gray-*'.")
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say what is done and what is missing.")
+    ] = False,
+) -> None:
+    """Run what is missing of the study. Kill it at any moment; the same command goes on."""
+    from repro.study import campaign as study
+
+    if status:
+        typer.echo(study.format_status(study.status()))
+        return
+    start = time.monotonic()
+    try:
+        for folder in study.run(hours, budget, only, say=_say):
+            typer.echo(f"Written: {folder}")
+    except study.Stopped as error:
+        if hours is None or time.monotonic() - start < hours * 3600 - 1:
+            _complain(str(error))
+            raise typer.Exit(130) from None
+        typer.echo(f"The {hours:g} hours are over; the same command goes on.")  # as was asked
+
+
+def _say(line: str) -> None:
+    typer.echo(f"[{time.strftime('%H:%M:%S')}] {line}")
+
+
+@app.command(cls=Command)
+def claims(
+    pattern: Annotated[str, typer.Argument(help="Ids, as a shell pattern: '001-t3-*'.")] = "*",
+    check: Annotated[bool, typer.Option("--check", help="Only check that the file keeps its rules.")] = False,
+) -> None:
+    """List what the papers claim, one published number a line."""
+    from repro.study import claims as ledger
+
+    frame = ledger.load()
+    if check:
+        typer.echo(f"{len(frame)} claims, all in order.")
+        return
+    chosen = ledger.match(frame, [pattern])
+    if not len(chosen):
+        raise ReproError(f"No claim has an id like {pattern!r}.")
+    for row in chosen.itertuples():
+        where = f"{row.table}, {row.dataset} {row.colour}".rstrip(" ,")
+        level = "" if math.isnan(row.sigma_255) else f" sigma {row.sigma_255:g}"
+        typer.echo(
+            f"{row.id:<48} {row.metric} {row.value} {row.unit}  ({row.method} {row.variant}: {where}{level})"
+        )
+
+
+@bench_app.command("op", cls=Command)
+def bench_op() -> None:
+    """Time every implementation of the deformable convolution on this machine."""
+    from repro.benchmark import bench_op as measure
+
+    measure()
+
+
+@app.command(cls=Command)
+def doctor() -> None:
+    """What this machine has: versions, devices, which deformable convolution runs and why, data, disk."""
+    from repro.doctor import examine
+
+    for subject, finding in examine():
+        first, *more = finding.splitlines()
+        typer.echo(f"{subject + ':':<15}{first}")
+        for line in more:
+            typer.echo(f"{'':<15}{line}")
+
+
+# ---- text to values
+
+
+def _assignments(texts: list[str] | None) -> dict:
+    """``["a=1", "b=x"]`` as ``{"a": 1, "b": "x"}``."""
+    values = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ReproError(f"{text!r} is not of the form name=value.")
+        values[name] = _value(value)
+    return values
+
+
+def _value(text: str):
+    """A Python literal where it is one (12, 1e-4, True, None, [1, 2]), else the text."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(text)
+    return text
+
+
+def _levels(text: str) -> float | tuple[float, float]:
+    """Noise level "50", or a range "0,70"."""
+    try:
+        low, *high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ReproError(f"The noise level {text!r} is no number and no range such as 0,70.") from None
+    if len(high) > 1 or not 0 <= low <= (high or [low])[0] < math.inf:
+        raise ReproError(f"The noise level {text!r} is no number from 0 up and no range such as 0,70.")
+    return (low, *high) if high else low
+
+
+if __name__ == "__main__":
+    main()
