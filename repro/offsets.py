@@ -300,7 +300,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
     ``table``: rows of :func:`measure`; the intervals are over its pairs of image and block (positions
     are not drawn: neighbours share their pixels). Returns one row
-    per statement and scale: statement, cell_px, mean, low, high, blocks, holds. ``holds``: the 95 % interval
+    per statement and scale: claim, cell_px, mean, low, high, blocks, holds. ``holds``: the 95 % interval
     lies wholly on the side of 0 that the paper's sentence predicts.
 
     * ``even where smooth``: anisotropy in smooth regions minus that at edges. Below 0.
@@ -340,7 +340,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     for cell, finer in pairwise(cells):
         note("farther when coarse", cell, radius[cell] - radius[finer], +1)
     note("near when fine", cells[-1], radius[cells[-1]] - 2 * PLAIN_RADIUS_CELLS * cells[-1], -1)
-    return pd.DataFrame(rows, columns=["statement", "cell_px", "mean", "low", "high", "blocks", "holds"])
+    return pd.DataFrame(rows, columns=["claim", "cell_px", "mean", "low", "high", "blocks", "holds"])
 
 
 def _split(real: np.ndarray, imaginary: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

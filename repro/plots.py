@@ -224,7 +224,7 @@ def _draw_kernel(axes: Axes, image, cell_px, offset, mask, y, x, half_width_cell
 def draw_alignment(summary: pd.DataFrame) -> Figure:
     """Mean and 95 % interval of each statement at each scale, one panel per statement.
 
-    ``summary``: rows of :func:`repro.offsets.summarise`, with columns statement, cell_px, mean, low, high.
+    ``summary``: rows of :func:`repro.offsets.summarise`, with columns claim, cell_px, mean, low, high.
     """
     panels = {
         "even where smooth": "anisotropy, smooth\nminus edge",
@@ -235,7 +235,7 @@ def draw_alignment(summary: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     grid = figure.subplots(1, len(panels))
     for axes, (statement, title) in zip(grid, panels.items(), strict=True):
-        rows = summary[summary["statement"] == statement].sort_values("cell_px", ascending=False)
+        rows = summary[summary["claim"] == statement].sort_values("cell_px", ascending=False)
         place = np.arange(len(rows))
         error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
         axes.axhline(0, color=FAINT, linewidth=1)

@@ -195,12 +195,12 @@ def synthetic_table(factor_at_edges: float, turned: bool = False) -> pd.DataFram
 
 
 def test_summary_holds_for_kernels_that_do_what_the_paper_says_and_not_for_others():
-    good = offsets.summarise(synthetic_table(2.0)).set_index(["statement", "cell_px"])
+    good = offsets.summarise(synthetic_table(2.0)).set_index(["claim", "cell_px"])
     assert good.holds.all()
     assert good.loc[("along edges", 1), "mean"] > 0.9
-    turned = offsets.summarise(synthetic_table(2.0, turned=True)).set_index(["statement", "cell_px"])
+    turned = offsets.summarise(synthetic_table(2.0, turned=True)).set_index(["claim", "cell_px"])
     assert not turned.loc["along edges"].holds.any()
-    plain = offsets.summarise(synthetic_table(1.0)).set_index(["statement", "cell_px"])
+    plain = offsets.summarise(synthetic_table(1.0)).set_index(["claim", "cell_px"])
     assert not plain.loc["along edges"].holds.any()
     assert not plain.loc["even where smooth"].holds.any()
     assert not plain.loc["farther than plain"].holds.any()

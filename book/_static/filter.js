@@ -1,0 +1,34 @@
+// Filters the ledger by source, verdict and words. Without this script the whole table is shown.
+document.addEventListener("DOMContentLoaded", () => {
+  const table = document.getElementById("ledger");
+  const controls = document.getElementById("ledger-controls");
+  if (!table || !controls) return;
+
+  const rows = [...table.tBodies[0].rows].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+  const fields = [...controls.querySelectorAll("select")];
+  const words = controls.querySelector("input");
+  const count = document.getElementById("ledger-count");
+
+  function filter() {
+    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const { row, text } of rows) {
+      const fits =
+        fields.every((field) => !field.value || row.dataset[field.name] === field.value) &&
+        wanted.every((word) => text.includes(word));
+      row.hidden = !fits;
+      shown += fits;
+    }
+    count.textContent = `${shown} of ${rows.length} claims`;
+    const query = new URLSearchParams();
+    for (const field of [...fields, words]) if (field.value) query.set(field.name, field.value);
+    if (location.protocol !== "file:") history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+  }
+
+  // A filter is part of the address, so that it can be sent to somebody.
+  const query = new URLSearchParams(location.search);
+  for (const field of [...fields, words]) if (query.has(field.name)) field.value = query.get(field.name);
+  for (const field of [...fields, words]) field.addEventListener("input", filter);
+  controls.hidden = false;
+  filter();
+});
