@@ -8,7 +8,6 @@ alone. Errors have one place, :class:`Command`: a person sees one sentence, neve
 import ast
 import math
 import os
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -38,8 +37,8 @@ class Command(TyperCommand):
             if isinstance(error, ReproError):
                 _complain(str(error))
             else:
-                what = " ".join(f"{type(error).__name__}: {error}".split())
-                _complain(f"Unexpected {what} (`repro --debug {context.info_name} ...` shows where).")
+                how = f"`repro --debug {context.info_name} ...` shows where"
+                _complain(f"Unexpected {type(error).__name__}: {error} ({how}).")
             raise typer.Exit(1) from None
 
 
@@ -48,7 +47,7 @@ def _wants_tracebacks(context) -> bool:
 
 
 def _complain(sentence: str) -> None:
-    typer.echo(f"Error: {sentence}", err=True)
+    typer.echo(f"Error: {' '.join(sentence.split())}", err=True)
 
 
 app = typer.Typer(
@@ -82,6 +81,10 @@ def main() -> None:
 
 
 Model = Annotated[str, typer.Option(help="Published weights by name, or a weights file.")]
+Network = Annotated[
+    str | None,
+    typer.Option(help="What the weights must be for, e.g. sadnet; needed for authors' checkpoints."),
+]
 Sigma = Annotated[
     float | None, typer.Option(min=0, help="Standard deviation of the noise, on the 0 to 255 scale.")
 ]
@@ -94,8 +97,9 @@ def denoise(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The image to write, or a folder.")],
     model: Model,
     sigma: Sigma = None,
+    network: Network = None,
     tile: Annotated[
-        int | None, typer.Option(min=64, help="Side of the tiles; by default what memory allows.")
+        int | None, typer.Option(min=0, help="Side of the tiles, 0 for none; by default what 4 GiB allow.")
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -111,7 +115,7 @@ def denoise(
 
     if not source.exists():
         raise ReproError(f"There is no file {source}.")
-    net = weights.load(model).to(_device(device))
+    net = weights.load(model, network).to(_device(device))
     if not source.is_dir():
         into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
         target = target / source.name if into_folder else target
@@ -246,6 +250,7 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Option(help="Test set, see `repro data list`, or a folder of clean images.")],
     sigma: Sigma = None,
+    network: Network = None,
     clip: Annotated[bool, typer.Option("--clip", help="Clip the noisy images to [0, 1].")] = False,
     round_8bit: Annotated[
         bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")
@@ -262,7 +267,7 @@ def evaluate(
     from repro import files, weights
     from repro.evaluate import evaluate as score
 
-    net, device = weights.load(model), _device(device)
+    net, device = weights.load(model, network), _device(device)
     table = score(
         net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, limit=limit, device=device
     )
@@ -289,7 +294,7 @@ def evaluate(
 
 @app.command(cls=Command)
 def run(
-    notebook: Annotated[str, typer.Argument(help="Name of a notebook in notebooks/, or a path.")],
+    notebook: Annotated[str, typer.Argument(help="Name of a notebook in notebooks/.")],
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
@@ -300,57 +305,40 @@ def run(
     """Run a notebook of the study with parameters of one's own (papermill)."""
     from repro import files
 
-    path = _notebook(notebook)
-    out = out or files.root() / "_build" / "notebooks" / path.name
-    if out.exists() and out.samefile(path):
+    folder = files.root() / "notebooks"
+    name = Path(notebook).stem
+    path = folder / f"{name}.ipynb"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in folder.glob("*.ipynb"))) or "none"
+        raise ReproError(f"There is no notebook {notebook!r}; there are {known}.")
+    out = (out or files.root() / "_build" / "notebooks" / path.name).resolve()
+    if out == path.resolve():
         raise ReproError(f"{out} is the notebook itself; name another output.")
 
     import papermill
-    from papermill.exceptions import PapermillExecutionError
 
-    values = _parameters(path, parameter or [], papermill)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        papermill.execute_notebook(
-            path, out, values, kernel_name="python3", progress_bar=sys.stderr.isatty(), log_output=False
-        )
-    except PapermillExecutionError as error:
-        cell = f"cell {error.exec_count} stopped with {error.ename}: {str(error.evalue).rstrip('.')}"
-        raise ReproError(f"{path.name}, {' '.join(cell.split())}; see {out}.") from None
-    typer.echo(f"Written: {out}")
+    defaults = {key: found["default"] for key, found in papermill.inspect_notebook(str(path)).items()}
+    values = _parameters(name, defaults, parameter or [])
+
+    from repro.publish import execute
+
+    typer.echo(f"Written: {execute(name, out, **values)}")
 
 
-def _notebook(name: str) -> Path:
-    from repro import files
-
-    folder = files.root() / "notebooks"
-    if Path(name).suffix == ".ipynb" and Path(name).is_file():
-        return Path(name)
-    path = folder / f"{name.removesuffix('.ipynb')}.ipynb"
-    if path.is_file():
-        return path
-    known = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb"))) or "none"
-    raise ReproError(f"There is no notebook {name!r}; there are {known}.")
-
-
-def _parameters(path: Path, given: list[str], papermill) -> dict:
-    """The assignments in ``given``, checked against the notebook's parameters cell: names, and kinds of
-    values."""
-    known = papermill.inspect_notebook(path)
+def _parameters(notebook: str, defaults: dict[str, str], given: list[str]) -> dict:
+    """The assignments in ``given``, checked against a notebook's parameters: names and kinds of values."""
     values = {}
     for name, value in _assignments(given).items():
-        if name not in known:
-            listed = ", ".join(known) or "none"
-            raise ReproError(f"The notebook {path.stem} has no parameter {name!r}; it has {listed}.")
-        default = _value(known[name]["default"])
+        if name not in defaults:
+            listed = ", ".join(defaults) or "none"
+            raise ReproError(f"The notebook {notebook} has no parameter {name!r}; it has {listed}.")
+        default = _value(defaults[name])
         if isinstance(default, str) and not isinstance(value, str):
             value = next(text.partition("=")[2] for text in given if text.startswith(f"{name}="))
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        if (number and (isinstance(value, bool) or not isinstance(value, int | float | None))) or (
-            isinstance(default, bool) and not isinstance(value, bool)
-        ):
-            kind = "a number" if number else "True or False"
-            raise ReproError(f"The parameter {name} of the notebook {path.stem} is {kind}, not {value!r}.")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ReproError(f"The parameter {name} of {notebook} is True or False, not {value!r}.")
+        if type(default) in (int, float) and type(value) not in (int, float, type(None)):
+            raise ReproError(f"The parameter {name} of {notebook} is a number, not {value!r}.")
         values[name] = value
     return values
 
@@ -360,13 +348,9 @@ def book(
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
 ) -> None:
     """Build the book from the executed notebooks (`make book` runs those first)."""
-    from repro import files
+    from repro import publish
 
-    build = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    done = subprocess.run([*build, ".", "-n", "-W", "--keep-going"], cwd=files.root(), check=False)
-    if done.returncode:
-        raise ReproError("The book was not built; the messages above say why.")
-    page = files.root() / "_build" / "html" / "index.html"
+    page = publish.build()
     typer.echo(f"Built: {page}")
     if open_it:
         typer.launch(page.as_uri())
@@ -485,11 +469,17 @@ def claims(
 
 
 @bench_app.command("op", cls=Command)
-def bench_op() -> None:
-    """Time every implementation of the deformable convolution on this machine."""
+def bench_op(
+    device: Device = "auto",
+    rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per row.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
+    ] = None,
+) -> None:
+    """Time the deformable convolution against torchvision's and an ordinary one."""
     from repro.benchmark import bench_op as measure
 
-    measure()
+    measure(_device(device), rounds=rounds, folder=out, echo=typer.echo)
 
 
 @app.command(cls=Command)
