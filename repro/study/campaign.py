@@ -112,9 +112,12 @@ def run(
 
 def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[str], None] = print) -> Path:
     """Train (or resume), evaluate, measure and publish one seed; returns the folder of its record."""
+    import torch
+
     from repro.evaluate import evaluate
 
     folder = _workplace(experiment, seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with _locked(folder):
         _note_environment(folder)
         net, summary = _obtain_network(experiment, seed, folder)
@@ -123,43 +126,56 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
             path = folder / f"evaluation-{evaluation.name}.csv"
             if not path.exists():
                 say(f"{experiment.name} seed {seed}: evaluating {evaluation.name}")
-                _write_table(evaluate(net, **asdict(evaluation)), path)
+                _write_table(evaluate(net, **asdict(evaluation), device=device), path)
             tables.append(pd.read_csv(path).assign(evaluation=evaluation.name))
         if experiment.offsets and not (folder / "offsets.csv").exists():
             say(f"{experiment.name} seed {seed}: measuring the sampling points on {experiment.offsets}")
             _write_table(_measure_offsets(net, experiment), folder / "offsets.csv")
-        return _publish(experiment, seed, folder, results, net, summary, tables)
+        home = _publish(experiment, seed, folder, results, net, summary, tables)
+        shutil.rmtree(folder)  # all that is left are checkpoints; without a record the run would begin anew
+        return home
 
 
 def _obtain_network(experiment: Experiment, seed: int, folder: Path):
-    """The trained network, and the summary of its training (empty where nothing is trained)."""
+    """The network to be measured, and the summary of its training (empty where nothing is trained).
+
+    A trained network is measured as it is published, in float16: whoever loads the published file finds the
+    record's numbers.
+    """
+    import torch
+
     import repro
+    from repro import weights
 
     if experiment.train is None:
         return repro.load(experiment.weights) if experiment.weights else repro.build(experiment.method), {}
     from repro.train import train
 
-    weights = train(experiment.train_config(seed), folder)
-    return repro.load(weights), json.loads((folder / "summary.json").read_text())
+    trained = train(experiment.train_config(seed), folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    published = _small_weights(folder)
+    if not published.exists():
+        about = {"experiment": experiment.name, "variant": experiment.variant, "colour": experiment.colour}
+        about |= {"sigma_255": experiment.sigma_255, "data": experiment.data, "budget": experiment.budget}
+        about |= {"seed": seed, "steps": summary["steps"], "commit": records.describe_commit()}
+        weights.save(repro.load(trained), published, about, dtype=torch.float16)
+    return repro.load(published), summary
+
+
+def _small_weights(folder: Path) -> Path:
+    return folder / "weights-float16.safetensors"
 
 
 def _measure_offsets(net, experiment: Experiment) -> pd.DataFrame:
     """One row per image, scale and region, in the noise the network was trained for."""
     from repro import offsets
-    from repro.data import catalog, noise
+    from repro.data import catalog
 
-    tables = []
-    for sample in catalog.load(experiment.offsets, "L" if experiment.colour == "gray" else "RGB"):
-        noisy = noise.fixed_gaussian_noise(sample.clean, sample.name, experiment.sigma_255)
-        measured = offsets.measure_image(offsets.collect_sampling(net, noisy), sample.clean.numpy())
-        tables.append(measured.assign(image=sample.name))
-    return pd.concat(tables, ignore_index=True)
+    colour = "L" if experiment.colour == "gray" else "RGB"
+    return offsets.measure(net, catalog.samples(experiment.offsets, colour), experiment.sigma_255)
 
 
 def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
-    import torch
-
-    from repro import weights
     from repro.data import catalog
 
     home = _home(results, experiment, seed)
@@ -195,18 +211,16 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "evaluations": evaluations,
         "command": f"repro campaign --only {experiment.name}",
     }
+    copies = {folder / name: home / name for name in ("curve.csv", "offsets.csv")}
     if experiment.train is not None:
-        target = results / "weights" / f"{experiment.name}-seed{seed}.safetensors"
-        told = ("experiment", "variant", "colour", "sigma_255", "seed", "budget", "steps", "commit")
-        about = {key: content[key] for key in told} | {"data": experiment.data}
-        weights.save(net, target, about, dtype=torch.float16)
-        if target.stat().st_size > WEIGHTS_LIMIT_MIB << 20:
-            target.unlink()
+        if _small_weights(folder).stat().st_size > WEIGHTS_LIMIT_MIB << 20:
             raise ReproError(f"The weights of {experiment.name} take more than {WEIGHTS_LIMIT_MIB} MiB.")
-    for name in ("curve.csv", "offsets.csv"):
-        if (folder / name).exists():
-            with files.write_atomically(home / name) as temporary:
-                shutil.copyfile(folder / name, temporary)
+        target = results / "weights" / f"{experiment.name}-seed{seed}.safetensors"
+        copies = {_small_weights(folder): target} | copies
+    for source, target in copies.items():
+        if source.exists():
+            with files.write_atomically(target) as temporary:
+                shutil.copyfile(source, temporary)
     _write_table(metrics, home / "metrics.csv")
     records.write(content, home)
     return home

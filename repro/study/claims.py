@@ -58,7 +58,8 @@ ARCHITECTURE = {
 }  # fmt: skip
 PROTOCOL = {
     "batch", "patch", "beta1", "beta2", "epsilon", "learning_rate", "learning_rate_factor",
-    "halve_every_steps", "loss_norm", "rotation", "sigma_255", "noise_levels", "gpus", "image_height", "image_width",
+    "halve_every_steps", "loss_norm", "rotation", "sigma_255", "noise_levels", "gpus", "image_height",
+    "image_width",
 }  # fmt: skip
 DATA = {"images", "patches", "scenes", "resolution"}
 METRICS = OUTCOMES | STATEMENTS | ARCHITECTURE | PROTOCOL | DATA

@@ -1,11 +1,11 @@
 """Parameters and arithmetic of a network, under the two conventions that are in use.
 
-``flops``: what the profilers of 2019 counted, and the SADNet paper printed as FLOPs. One multiply-accumulate is
-one FLOP; one more per output element for a bias. A transposed convolution counts its *output* elements times its
-kernel, as if its stride were 1 (four times the work done at stride 2). Batch normalisation counts 4 per element,
-adaptive average pooling 1 per input element. A deformable convolution counts as an ordinary one. Activations,
-sums, products, interpolation, matrix products: nothing. All five networks of the paper's Table 7 are met to the
-printed digit by these rules.
+``flops``: what the profilers of 2019 counted, and the SADNet paper printed as FLOPs. One
+multiply-accumulate is one FLOP; one more per output element for a bias. A transposed convolution counts its
+*output* elements times its kernel, as if its stride were 1 (four times the work done at stride 2). Batch
+normalisation counts 4 per element, adaptive average pooling 1 per input element. A deformable convolution
+counts as an ordinary one. Activations, sums, products, interpolation, matrix products: nothing. All five
+networks of the paper's Table 7 are met to the printed digit by these rules.
 
 ``macs``: the multiply-accumulates that convolutions of all three kinds really do, and nothing else.
 """
@@ -95,4 +95,3 @@ RULES: dict[type[nn.Module], Callable] = {
 
 def _find_rule(module: nn.Module) -> Callable | None:
     return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)
-

@@ -1,0 +1,712 @@
+"""From claims and records to verdicts, by rules that were fixed before any result was known.
+
+A verdict is one of four words: reproduced, direction reproduced, not reproduced, not testable here. The
+rules:
+
+* A value at the paper's own budget, or from published weights, is reproduced within ``PSNR_DB``; one of a
+  model trained here within ``PSNR_TRAINED_HERE_DB``. A model trained at a *smaller* budget than the paper's
+  can at best have its direction reproduced, however close its value is: on the paper's side of the classical
+  method of the same column (BM3D, CBM3D), or, in the ablation study, of the network without the parts under
+  study. Where that side has per-image results here, the paired interval decides; elsewhere its published mean
+  and the tolerance for models trained here.
+* An ordering is decided by the paired per-image difference: its 95 % bootstrap interval must exclude 0. Two
+  networks of ours are compared only if they were trained by the same recipe.
+* Parameters are exact to the printed digit, or explained; FLOPs lie within ``FLOPS_RELATIVE``.
+* A setting is looked up in the built network. A choice of the protocol has no outcome to reproduce; its
+  verdict says what the study's own runs use.
+
+Everything here is a function of claims.csv, experiments.toml and the records; ``results/verdicts.csv`` is its
+result, and :func:`check` fails where the file no longer follows from them.
+"""
+
+import io
+import itertools
+import math
+from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files
+from repro.errors import ReproError
+from repro.study import claims as ledger
+from repro.study import experiments as listing
+from repro.study import records as archive
+from repro.study.experiments import Experiment
+from repro.study.records import Record
+from repro.study.statistics import Interval, bootstrap, compare
+
+REPRODUCED = "reproduced"
+DIRECTION = "direction reproduced"
+NOT_REPRODUCED = "not reproduced"
+NOT_TESTABLE = "not testable here"
+WORDS = (REPRODUCED, DIRECTION, NOT_REPRODUCED, NOT_TESTABLE)
+
+PSNR_DB = 0.05
+PSNR_TRAINED_HERE_DB = 0.1
+FLOPS_RELATIVE = {"ScaoedNet": 0.03}  # its published counts fit no convention better
+FLOPS_RELATIVE_DEFAULT = 0.01
+
+CLASSICAL = {
+    "rgb": "CBM3D",
+    "gray": "BM3D",
+}  # what a column is measured against when only its direction counts
+METHODS = {"SADNet": "sadnet", "CBM3D": "bm3d", "BM3D": "bm3d", "CDnCNN-B": "dncnn"}  # others: lower case
+# Data the sources print results on or train with, that must be asked for at their homes.
+CLOSED = {"DND": "dnd", "SIDD validation": "sidd", "DIV2K": "div2k"}
+REAL_TRAINING = ("sidd", "renoir")  # what SADNet's real-noise networks are trained on
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the study says about one claim. Numbers are None where there are none."""
+
+    id: str
+    word: str
+    reason: str
+    ours: float | None = None
+    difference: float | None = None  # ours minus printed; for an ordering, first minus second
+    tolerance: float | None = None
+    low: float | None = None  # of the 95 % interval of the difference
+    high: float | None = None
+    budget: str = ""  # of our value; empty where nothing was trained
+    evidence: str = ""  # records or code it rests on
+    waits_for: str = ""  # the experiment of the list that would settle it
+    command: str = ""  # redoes our value
+
+    def __post_init__(self):
+        if self.word not in WORDS:
+            raise ValueError(f"A verdict is one of {', '.join(WORDS)}, not {self.word!r}.")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The seeds of one experiment, taken together: values are means over seeds, image by image."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def budget(self) -> str:
+        return self.first["budget"] if self.trained else ""
+
+    @property
+    def trained(self) -> bool:
+        return self.first["steps"] > 0
+
+    @property
+    def smaller(self) -> bool:
+        """Whether it was trained, and less than its paper trains."""
+        return self.trained and self.budget != "paper"
+
+    def command(self, evaluation: str) -> str:
+        """What measures the published network once more."""
+        about = next(e for e in self.first["evaluations"] if e["name"] == evaluation)
+        parts = [f"repro evaluate --model {self.first.name} --data {about['dataset']}"]
+        parts += [f"--sigma {about['sigma_255']:g}"] if about["sigma_255"] is not None else []
+        parts += [flag for key, flag in (("clip", "--clip"), ("round_8bit", "--round-8bit")) if about[key]]
+        parts += [f"--patch {about['patch']}"] if about["patch"] else []
+        return " ".join(parts) if self.trained else self.first["command"]
+
+    @property
+    def names(self) -> str:
+        return " ".join(record.name for record in self.records)
+
+    def per_image(self, evaluation: str, metric: str = "psnr_db") -> pd.Series:
+        columns = [record.per_image(evaluation, metric) for record in self.records]
+        return pd.concat(columns, axis=1).mean(axis=1)
+
+    def same_recipe(self, other: "Group") -> bool:
+        """Whether two trained groups differ in nothing but the network and the seed."""
+
+        def recipe(group):
+            entries = group.first["hyperparameters"].items()
+            return {name: entry["value"] for name, entry in entries if name not in ("model", "sizes", "seed")}
+
+        return recipe(self) == recipe(other)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything verdicts follow from."""
+
+    claims: pd.DataFrame
+    experiments: list[Experiment]
+    records: list[Record]
+
+    @classmethod
+    def load(cls) -> "Study":
+        """What is committed under results/."""
+        return cls(ledger.load(), listing.load(), archive.load())
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Published runs by experiment, the largest budget and the longest run first; smoke runs never
+        count.
+        """
+        counted = [record for record in self.records if record["budget"] != "smoke"]
+        grouped = itertools.groupby(counted, key=lambda record: record["experiment"])
+        groups = [Group(tuple(records)) for _, records in grouped]
+        size = {name: place for place, name in enumerate(listing.BUDGETS)}
+        return sorted(groups, key=lambda g: (size[g.first["budget"]], g.first["steps"]), reverse=True)
+
+    def find(self, method: str, variant: str, colour: str, dataset: str, sigma_255: float) -> list[Group]:
+        """Groups of a method's variant that were trained for a noise level and evaluated there."""
+        return [
+            group
+            for group in self.groups
+            if (group.first["method"], group.first["variant"], group.first["colour"])
+            == (method, variant, colour)
+            and group.first["sigma_255"] in (sigma_255, None)
+            and group.first.find_evaluation(dataset, sigma_255)
+        ]
+
+    @cached_property
+    def waiting(self) -> dict[str, str]:
+        """Claim id -> the first experiment of the list that tests it and has no record yet."""
+        done = {record["experiment"] for record in self.records}
+        waiting: dict[str, str] = {}
+        for experiment in self.experiments:
+            if experiment.budget != "smoke" and experiment.name not in done:
+                for claim_id in ledger.match(self.claims, experiment.claims).index:
+                    waiting.setdefault(claim_id, experiment.name)
+        return waiting
+
+
+def settle(claim: pd.Series, study: Study) -> Verdict:
+    """The verdict on one claim (a row of :func:`repro.study.claims.load`)."""
+    metric = claim["metric"]
+    if metric in ("psnr", "ssim"):
+        return _settle_quality(claim, study)
+    if metric in RULES:
+        return RULES[metric](claim, study)
+    if metric in ledger.ARCHITECTURE:
+        return _settle_architecture(claim, study)
+    if metric in ledger.PROTOCOL and claim["method"]:
+        return _settle_protocol(claim, study)
+    if metric in ledger.DATA | ledger.PROTOCOL:
+        return _settle_data(claim, study)
+    return _untested(claim, study, "it depends on the authors' machine, which is not here")
+
+
+def settle_all(study: Study) -> pd.DataFrame:
+    """All verdicts, one row per claim in the ledger's order, columns as the fields of :class:`Verdict`."""
+    verdicts = [settle(claim, study) for _, claim in study.claims.iterrows()]
+    frame = pd.DataFrame([asdict(verdict) for verdict in verdicts], columns=[f.name for f in fields(Verdict)])
+    return frame.set_index("id", drop=False)
+
+
+def load(path: str | Path | None = None) -> pd.DataFrame:
+    """The committed verdicts, indexed by id."""
+    path = Path(path) if path else files.results() / "verdicts.csv"
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values={column: [""] for column in NUMBERS})
+    except (OSError, ValueError) as error:
+        raise ReproError(f"Cannot read the verdicts in {path}: {error}.") from error
+    return frame.set_index("id", drop=False)
+
+
+def save(verdicts: pd.DataFrame, path: str | Path | None = None) -> Path:
+    """Write results/verdicts.csv."""
+    path = Path(path) if path else files.results() / "verdicts.csv"
+    with files.write_atomically(path) as temporary:
+        temporary.write_text(_to_csv(verdicts), encoding="utf-8")
+    return path
+
+
+def check(study: Study | None = None, path: str | Path | None = None) -> int:
+    """Number of verdicts, all of which follow from claims and records; else a ReproError naming the first."""
+    path = Path(path) if path else files.results() / "verdicts.csv"
+    now = _to_csv(settle_all(study or Study.load()))
+    then = path.read_text(encoding="utf-8") if path.exists() else ""
+    if now == then:
+        return now.count("\n") - 1
+    for line, committed in itertools.zip_longest(now.splitlines()[1:], then.splitlines()[1:], fillvalue=""):
+        if line != committed:
+            name = (line or committed).split(",")[0]
+            raise ReproError(
+                f"{path.name} does not follow from claims and records any more, first at {name}: "
+                f"`repro claims --write` settles all claims anew."
+            )
+    raise ReproError(f"{path.name} has other columns than verdicts have: `repro claims --write` renews it.")
+
+
+NUMBERS = ("ours", "difference", "tolerance", "low", "high")
+
+
+def _to_csv(verdicts: pd.DataFrame) -> str:
+    text = io.StringIO()
+    # Four digits after the point: a bootstrap bound differs in the sixteenth between two builds of NumPy.
+    rounded = verdicts.assign(**{c: pd.to_numeric(verdicts[c]).round(4) for c in NUMBERS})
+    rounded.to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue()
+
+
+# --- image quality ---------------------------------------------------------------------------------------
+
+
+def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
+    dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
+    sigma = None if math.isnan(sigma) else sigma
+    groups = study.find(_method(claim), _variant(claim), claim["colour"], dataset, sigma) if dataset else []
+    if claim["metric"] == "psnr" and groups:
+        if claim["table"] == "Table 1":  # the states of the ablation study belong together
+            groups.sort(key=lambda group: _find_counterpart(claim, group, study) is None)
+        return judge_value(claim, groups[0], groups[0].first.find_evaluation(dataset, sigma)["name"], study)
+    if groups:
+        return _untested(claim, study, "no tolerance was fixed for this measure", waits=False)
+    return _untested(claim, study, _why_not(claim, claim["method"]))
+
+
+def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -> Verdict:
+    """A printed PSNR against ours."""
+    values = group.per_image(evaluation)
+    ours = float(values.mean())
+    difference = ours - claim["number"]
+    interval = bootstrap(values - claim["number"])
+    tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
+    facts = {
+        "ours": ours, "difference": difference, "tolerance": tolerance, "low": interval.low,
+        "high": interval.high, "budget": group.budget, "evidence": group.names,
+        "command": group.command(evaluation),
+    }  # fmt: skip
+    near = (
+        f"{ours:.2f} dB, {abs(difference):.2f} dB {'above' if difference >= 0 else 'below'} the printed value"
+    )
+    if not group.smaller and abs(difference) <= tolerance:
+        return Verdict(claim["id"], REPRODUCED, f"{near}.", **facts)
+    direction, why = judge_direction(claim, group, evaluation, study)
+    word = DIRECTION if direction else NOT_REPRODUCED
+    at = f" at the {group.budget} budget" if group.smaller else ""
+    return Verdict(claim["id"], word, f"{near}{at}; {why}.", **facts)
+
+
+def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Study) -> tuple[bool, str]:
+    """Whether ours is on the printed value's side of what its table compares it with, and a sentence that
+    says so.
+
+    That is the classical method of the same column; in the ablation study (Table 1) it is the network with
+    none of the three parts, or, for that one, the full network.
+    """
+    counterpart = _find_counterpart(claim, group, study) if claim["table"] == "Table 1" else None
+    if counterpart is not None:
+        name = counterpart.first["variant"]
+        printed = ledger.find(study.claims, source="001", table="Table 1", variant=name)["number"].iloc[0]
+        paired = compare(group.per_image(evaluation), counterpart.per_image(evaluation))
+        side = math.copysign(1, claim["number"] - printed)
+        return paired.sign == side, f"{_show(paired)} dB against the state {name}, image by image"
+    classical = CLASSICAL[claim["colour"]]
+    if claim["method"] == classical:
+        return False, "a method that is not trained has no smaller budget"
+    column = ledger.find(
+        study.claims, source="001", method=classical, dataset=claim["dataset"], colour=claim["colour"],
+        sigma_255=claim["sigma_255"], metric="psnr", noise="awgn",
+    )  # fmt: skip
+    if column.empty:
+        return False, "there is no classical method beside it to compare with"
+    printed = column["number"].iloc[0]
+    side = math.copysign(1, claim["number"] - printed)
+    dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
+    for other in study.find("bm3d", "full", claim["colour"], dataset, sigma):
+        if other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
+            paired = compare(group.per_image(evaluation), other.per_image(evaluation))
+            return paired.sign == side, f"{_show(paired)} dB over {classical}, image by image"
+    margin = float(group.per_image(evaluation).mean()) - printed
+    return side * margin > PSNR_TRAINED_HERE_DB, f"{margin:+.2f} dB over the published {classical}"
+
+
+def _find_counterpart(claim: pd.Series, group: Group, study: Study) -> Group | None:
+    """The ablation state that a Table 1 cell is held against, trained by the same recipe."""
+    name = "full" if claim["variant"] == "none" else "none"
+    others = study.find("sadnet", name, claim["colour"], ledger.dataset_name(claim), claim["sigma_255"])
+    return next((other for other in others if group.same_recipe(other)), None)
+
+
+# --- orderings and directions ----------------------------------------------------------------------------
+
+
+def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
+    variant = claim["variant"]
+    if "flops" in variant or "parameters" in variant:
+        return _settle_cost_ordering(claim, study)
+    if "time" in variant:
+        return _untested(claim, study, "running times belong to the machine they were taken on", waits=False)
+    contradicted = _read_own_table(claim, study)
+    if contradicted:
+        return Verdict(claim["id"], NOT_REPRODUCED, contradicted, evidence=f"{claim['source']}'s own table")
+    if claim["dataset"] in CLOSED or claim["noise"] == "real" or not claim["dataset"]:
+        return _untested(claim, study, _why_not(claim, claim["method"]))
+    ours, other = _sides(claim)
+    dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
+    firsts, seconds = (study.find(m, v, claim["colour"], dataset, sigma) for m, v in (ours, other))
+    for first, second in itertools.product(firsts, seconds):
+        evaluation = first.first.find_evaluation(dataset, sigma)["name"]
+        if second.first.find_evaluation(dataset, sigma)["name"] != evaluation:
+            continue
+        if ours[0] != other[0] or first.same_recipe(second):
+            return judge_ordering(claim, first, second, evaluation)
+    return _untested(claim, study, f"there are no per-image results of both: {claim['method']} {variant}")
+
+
+def judge_ordering(claim: pd.Series, first: Group, second: Group, evaluation: str) -> Verdict:
+    """Whether the first is better than the second, image by image."""
+    paired = compare(first.per_image(evaluation), second.per_image(evaluation))
+    smaller = first.smaller or second.smaller
+    facts = {
+        "difference": paired.mean, "low": paired.low, "high": paired.high,
+        "command": first.command(evaluation),
+        "budget": first.budget or second.budget, "evidence": f"{first.names} {second.names}",
+    }  # fmt: skip
+    at = f" at the {facts['budget']} budget" if smaller else ""
+    return _by_sign(claim, paired, smaller, f"{_show(paired)} dB{at}", facts)
+
+
+def _by_sign(claim: pd.Series, interval: Interval, smaller: bool, what: str, facts: dict) -> Verdict:
+    if interval.sign == claim["number"]:
+        return Verdict(claim["id"], DIRECTION if smaller else REPRODUCED, f"{what}.", **facts)
+    why = "the interval contains 0" if interval.sign == 0 else "the other way round"
+    return Verdict(claim["id"], NOT_REPRODUCED, f"{what}: {why}.", **facts)
+
+
+def _sides(claim: pd.Series) -> tuple[tuple[str, str], tuple[str, str]]:
+    """(method, variant) of the two sides of an ordering's ``variant``."""
+    first, second = (
+        ("", claim["variant"].removeprefix("over "))
+        if claim["variant"].startswith("over ")
+        else (claim["variant"].split(" over "))
+    )
+    if claim["table"] == "Section 4.1":  # two states of the ablation study
+        return ("sadnet", first), ("sadnet", second)
+    return ("sadnet", first or "full"), (METHODS.get(second, second.lower()), "full")
+
+
+def _read_own_table(claim: pd.Series, study: Study) -> str:
+    """What the source's own table says against an ordering, or an empty word."""
+    name = claim["variant"].split("over ")[-1]
+    metric = "ssim" if claim["variant"].startswith("ssim") else "psnr"
+    cells = ledger.find(
+        study.claims, source=claim["source"], dataset=claim["dataset"], colour=claim["colour"], metric=metric
+    )
+    cells = cells[cells["table"].str.startswith("Table") & (cells["table"] != "Table 1")]
+    if not math.isnan(claim["sigma_255"]):
+        cells = cells[cells["sigma_255"] == claim["sigma_255"]]
+    own = "replication" if claim["source"] == "000" else ""
+    first = ledger.find(cells, method="SADNet", variant=own)
+    second = ledger.find(cells, method=name, variant="")
+    if first.empty or second.empty or first["number"].iloc[0] > second["number"].iloc[0]:
+        return ""
+    first, second = first.iloc[0], second.iloc[0]
+    return f"{first['table']} itself prints {first['value']} for SADNet and {second['value']} for {name}."
+
+
+def _settle_direction(claim: pd.Series, study: Study) -> Verdict:
+    variant = claim["variant"]
+    for words, rule in DIRECTIONS.items():
+        if words in variant:
+            return rule(claim, study)
+    return _untested(claim, study, "the study has no measure for it")
+
+
+def _settle_on_par(claim: pd.Series, study: Study) -> Verdict:
+    """The replication's own statement, by this study's tolerance for models trained anew."""
+    at = {"dataset": claim["dataset"], "colour": claim["colour"], "metric": "psnr", "method": "SADNet"}
+    cells = ledger.find(study.claims, source="000", **at)
+    cells = cells[cells["table"].str.startswith("Table")]
+    if not math.isnan(claim["sigma_255"]):
+        cells = cells[cells["sigma_255"] == claim["sigma_255"]]
+    paper, replication = (ledger.find(cells, variant=v)["number"].iloc[0] for v in ("", "replication"))
+    difference = round(replication - paper, 10)
+    word = REPRODUCED if abs(difference) <= PSNR_TRAINED_HERE_DB else NOT_REPRODUCED
+    reason = (
+        f"The replication prints {difference:+.2f} dB against the paper; {PSNR_TRAINED_HERE_DB} is on par."
+    )
+    facts = {"difference": difference, "tolerance": PSNR_TRAINED_HERE_DB, "evidence": "claims.csv"}
+    return Verdict(claim["id"], word, reason, **facts)
+
+
+def _settle_noise_removal(claim: pd.Series, study: Study) -> Verdict:
+    for group in study.groups:
+        if group.first["method"] == "sadnet" and group.first["evaluations"]:
+            evaluation = group.first["evaluations"][0]["name"]
+            gained = compare(group.per_image(evaluation), group.per_image(evaluation, "psnr_noisy_db"))
+            facts = {
+                "difference": gained.mean,
+                "low": gained.low,
+                "high": gained.high,
+                "budget": group.budget,
+            }
+            facts |= {"evidence": group.names, "command": group.first["command"]}
+            return _by_sign(claim, gained, group.smaller, f"{_show(gained)} dB over the noisy images", facts)
+    return _untested(claim, study, "there is no record of a SADNet")
+
+
+def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
+    """The gain over a compared method at the highest noise level minus that at the lowest, image by image."""
+    dataset = ledger.dataset_name(claim)
+    names = ledger.find(study.claims, source="001", table="Table 3")["method"].unique()
+    for method in (METHODS.get(name, name.lower()) for name in names if name != "SADNet"):
+        gains = {}
+        for sigma in (30.0, 70.0):
+            ours = study.find("sadnet", "full", claim["colour"], dataset, sigma)
+            other = study.find(method, "full", claim["colour"], dataset, sigma)
+            if ours and other:
+                names_there = [g[0].first.find_evaluation(dataset, sigma)["name"] for g in (ours, other)]
+                if names_there[0] == names_there[1]:
+                    gain = ours[0].per_image(names_there[0]) - other[0].per_image(names_there[0])
+                    gains[sigma] = (gain, ours[0])
+        if len(gains) == 2:
+            growth = compare(gains[70.0][0], gains[30.0][0])
+            group = gains[70.0][1]
+            facts = {
+                "difference": growth.mean,
+                "low": growth.low,
+                "high": growth.high,
+                "budget": group.budget,
+            }
+            facts |= {"evidence": group.names, "command": group.first["command"]}
+            what = f"The gain over {method} grows by {_show(growth)} dB from sigma 30 to 70"
+            return _by_sign(claim, growth, group.smaller, what, facts)
+    return _untested(claim, study, "it needs SADNet and one compared method at sigma 30 and 70")
+
+
+def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
+    """One of the paper's sentences about the learned kernels, at every scale it speaks of."""
+    from repro import offsets
+
+    (statement,) = [statement for statement, id in offsets.CLAIMS.items() if id == claim["id"]]
+    for group in study.groups:
+        table = group.first.offsets
+        if group.first["variant"] != "full" or table is None:
+            continue
+        rows = _summarise_offsets(group.first.folder)
+        rows = rows[rows["claim"] == statement]
+        shown = "; ".join(
+            f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}] at 1/{row.cell_px}"
+            for row in rows.itertuples()
+        )
+        facts = {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
+        if rows["holds"].all():
+            word = DIRECTION if group.smaller else REPRODUCED
+            return Verdict(claim["id"], word, f"Holds at every scale: {shown}.", **facts)
+        count = int(rows["holds"].sum())
+        reason = f"Holds at {count} of {len(rows)} scales: {shown}."
+        return Verdict(claim["id"], NOT_REPRODUCED, reason, **facts)
+    return _untested(claim, study, "there is no network whose sampling points were measured")
+
+
+@cache
+def _summarise_offsets(folder: Path) -> pd.DataFrame:
+    from repro import offsets
+
+    return offsets.summarise(pd.read_csv(folder / "offsets.csv"))
+
+
+def _settle_dilation(claim: pd.Series, study: Study) -> Verdict:
+    import repro
+    from repro.models.base import count_parameters
+
+    counts = {d: count_parameters(repro.build("sadnet", dilations=d)) for d in ((1, 1, 1, 1), (1, 2, 3, 4))}
+    difference = counts[1, 2, 3, 4] - counts[1, 1, 1, 1]
+    word = REPRODUCED if difference == 0 else NOT_REPRODUCED
+    reason = f"{difference} more parameters with dilations 1, 2, 3, 4 than with 1, 1, 1, 1."
+    return Verdict(claim["id"], word, reason, difference=difference, tolerance=0, evidence="repro.build")
+
+
+# --- costs -----------------------------------------------------------------------------------------------
+
+
+def _settle_parameters(claim: pd.Series, study: Study) -> Verdict:
+    cost = _cost(claim["method"])
+    if cost is None:
+        return _untested(claim, study, f"the study has no {claim['method']} yet")
+    ours = cost.parameters / 1000
+    facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": 0.5, "evidence": "repro.build"}
+    exact = f"{cost.parameters:,} in the network"
+    if round(ours) == claim["number"]:
+        return Verdict(claim["id"], REPRODUCED, f"{exact}.", **facts)
+    unused = _unused_upstream(claim["method"])
+    if unused and round((cost.parameters + unused) / 1000) == claim["number"]:
+        reason = (
+            f"{exact}; explained: with the {unused:,} of the 1x1 layers that the authors' first public code "
+            f"made in encoder blocks 2 to 4 and never used, it is {cost.parameters + unused:,}."
+        )
+        return Verdict(claim["id"], REPRODUCED, reason, **facts)
+    return Verdict(claim["id"], NOT_REPRODUCED, f"{exact}.", **facts)
+
+
+def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
+    cost = _cost(claim["method"])
+    if cost is None:
+        return _untested(claim, study, f"the study has no {claim['method']} yet")
+    ours = cost.flops / 1e9
+    relative = FLOPS_RELATIVE.get(claim["method"], FLOPS_RELATIVE_DEFAULT)
+    tolerance = relative * claim["number"]
+    within = abs(ours - claim["number"]) <= tolerance
+    reason = (
+        f"{ours:.2f} G as the profilers of 2019 count; {cost.macs / 1e9:.2f} G true multiply-accumulates."
+    )
+    facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}
+    facts["evidence"] = "repro.study.costs"
+    return Verdict(claim["id"], REPRODUCED if within else NOT_REPRODUCED, reason, **facts)
+
+
+def _settle_cost_ordering(claim: pd.Series, study: Study) -> Verdict:
+    what, relation, name = claim["variant"].split()  # "flops below RNAN"
+    ours, other = _cost("SADNet"), _cost(name)
+    if other is None:
+        return _untested(claim, study, f"the study has no {name} yet")
+    first, second = ((getattr(cost, what)) for cost in (ours, other))
+    holds = first < second if relation == "below" else first > second
+    reason = f"{first:,} {what} against {second:,}."
+    facts = {"ours": first, "difference": first - second, "evidence": "repro.study.costs"}
+    return Verdict(claim["id"], REPRODUCED if holds else NOT_REPRODUCED, reason, **facts)
+
+
+@cache
+def _cost(method: str):
+    """Cost of a method's published network on a 480x320 colour image, or None where the study has none."""
+    from repro.models import MODELS, build
+    from repro.study.costs import measure_cost
+
+    name = METHODS.get(method, method.lower())
+    return measure_cost(build(name), 320, 480) if name in MODELS else None
+
+
+def _unused_upstream(method: str) -> int:
+    """Parameters of the 1x1 layers, with bias, that the authors' first public code made and never used."""
+    return sum(width * width + width for width in (64, 128, 256)) if method == "SADNet" else 0
+
+
+def _settle_psnr_loss(claim: pd.Series, study: Study) -> Verdict:
+    cells = ledger.find(study.claims, source=claim["source"], dataset=claim["dataset"], table="Table 2")
+    cells = ledger.find(cells, method="SADNet")
+    paper, replication = (ledger.find(cells, variant=v)["number"].iloc[0] for v in ("", "replication"))
+    ours = 100 * (paper - replication) / paper
+    word = REPRODUCED if f"{ours:.2f}" == claim["value"] else NOT_REPRODUCED
+    reason = f"The table's own {replication} against {paper} is {ours:.3f} % less."
+    facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": 0.005, "evidence": "claims.csv"}
+    return Verdict(claim["id"], word, reason, **facts)
+
+
+# --- settings and data -----------------------------------------------------------------------------------
+
+
+def _settle_architecture(claim: pd.Series, study: Study) -> Verdict:
+    from repro.study.settings import find_layer_value
+
+    found = find_layer_value(claim)
+    if found is None:
+        return _untested(claim, study, "the network has no such part")
+    same = found == claim["value"] if math.isnan(claim["number"]) else found == claim["number"]
+    reason = f"The network that meets the authors' code has {found}."
+    ours = float(found) if isinstance(found, int | float) else None
+    word = REPRODUCED if same else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, ours=ours, evidence="repro.models.sadnet")
+
+
+def _settle_protocol(claim: pd.Series, study: Study) -> Verdict:
+    from repro.study.settings import FIELDS
+
+    reason = "it is a choice, not an outcome"
+    if claim["metric"] in FIELDS:
+        used: dict[str, list[str]] = {}
+        for experiment in study.experiments:
+            if experiment.train is not None and experiment.budget != "smoke":
+                value = FIELDS[claim["metric"]](experiment.train_config(experiment.seeds[0]))
+                if value is not None:
+                    budgets = used.setdefault(f"{value:g}", [])
+                    budgets += [experiment.budget] if experiment.budget not in budgets else []
+        told = "; ".join(f"{value} ({', '.join(budgets)})" for value, budgets in used.items())
+        reason += f". The study's runs, by budget: {told}"
+    return _untested(claim, study, reason, waits=False)
+
+
+def _settle_data(claim: pd.Series, study: Study) -> Verdict:
+    from repro.data import catalog
+
+    if claim["dataset"] == "Nam" and claim["variant"] + claim["metric"] in (
+        "patches",
+        "heightpatch",
+        "widthpatch",
+    ):
+        entry = catalog.find("nam25")
+        (size,) = entry.sizes
+        width, height = map(int, size.split("x"))
+        ours = {"patches": entry.images, "heightpatch": height, "widthpatch": width}[
+            claim["variant"] + claim["metric"]
+        ]
+        word = REPRODUCED if ours == claim["number"] else NOT_REPRODUCED
+        return Verdict(
+            claim["id"], word, f"The data set has {ours}.", ours=ours, evidence="repro.data.catalog"
+        )
+    if claim["dataset"] in CLOSED:
+        return _untested(claim, study, catalog.find(CLOSED[claim["dataset"]]).obtain, waits=False)
+    if claim["metric"] in ledger.DATA:
+        return _untested(
+            claim, study, "only the patches of this set are at hand, not its images", waits=False
+        )
+    return _untested(claim, study, "it is a choice, not an outcome", waits=False)
+
+
+# --- why not ---------------------------------------------------------------------------------------------
+
+
+def _untested(claim: pd.Series, study: Study, reason: str, waits: bool = True) -> Verdict:
+    waits_for = study.waiting.get(claim["id"], "") if waits else ""
+    if waits_for:
+        reason = f"it waits for the experiment {waits_for}"
+    command = f"repro campaign --only {waits_for}" if waits_for else ""
+    sentence = reason[0].upper() + reason[1:].rstrip(".") + "."
+    return Verdict(claim["id"], NOT_TESTABLE, sentence, waits_for=waits_for, command=command)
+
+
+def _why_not(claim: pd.Series, method: str) -> str:
+    from repro.data import catalog
+
+    if claim["dataset"] in CLOSED:
+        return f"{claim['dataset']}: {catalog.find(CLOSED[claim['dataset']]).obtain}"
+    if claim["noise"] == "real" and method == "SADNet":
+        closed = " and ".join(catalog.find(name).name.upper() for name in REAL_TRAINING)
+        return f"the network for real noise is trained on {closed}, which must be asked for at their homes"
+    if method != "SADNet":
+        return f"there is no record of {method} here"
+    return "no experiment of the list measures it"
+
+
+def _method(claim: pd.Series) -> str:
+    return METHODS.get(claim["method"], claim["method"].lower())
+
+
+def _variant(claim: pd.Series) -> str:
+    return claim["variant"] or "full"
+
+
+def _show(interval: Interval) -> str:
+    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
+RULES = {
+    "ordering": _settle_ordering,
+    "direction": _settle_direction,
+    "parameters": _settle_parameters,
+    "flops": _settle_flops,
+    "psnr_loss": _settle_psnr_loss,
+    "psnr_gain": lambda claim, study: _untested(claim, study, _why_not(claim, "SADNet")),
+    "time": lambda claim, study: _untested(
+        claim, study, "running times belong to the machine they were taken on", waits=False
+    ),
+}
+DIRECTIONS = {
+    "on par": _settle_on_par,
+    "denoised over noisy": _settle_noise_removal,
+    "gain grows": _settle_gain,
+    "kernels": _settle_offsets,
+    "samples on similar": _settle_offsets,
+    "scale": _settle_offsets,
+    "fine-tuned": lambda claim, study: _untested(claim, study, _why_not(claim, "SADNet")),
+    "dilation keeps": _settle_dilation,
+}
