@@ -24,6 +24,8 @@ class Denoiser(nn.Module):
     name: str
     Sizes: type
     needs_sigma = False
+    halo = 64  # pixels around a tile that its result depends on by more than 1/255; a multiple of `alignment`
+    alignment = 8  # tiles begin at multiples of it: the product of all strides divides it
 
     def require_image(self, noisy: Tensor) -> None:
         """Raise ValueError unless ``noisy`` is [B, C, H, W] with this network's number of channels."""

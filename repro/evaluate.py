@@ -1,0 +1,302 @@
+"""Denoising a photograph of any size, and measuring a denoiser on a set of images."""
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from repro.data import catalog, noise
+from repro.data.catalog import Sample
+from repro.errors import ReproError
+from repro.metrics import WINDOW, psnr_db, ssim
+from repro.models.base import Denoiser
+from repro.weights import load
+
+# An image of more pixels is denoised in tiles. SADNet takes 2.3 KB per pixel, most of it the offsets at
+# full size; with tiles of this size, the program itself and a 20-megapixel photograph it stays under 4 GiB.
+PIXELS_AT_ONCE = 896 * 896
+
+# ------------------------------------------------------------------------------------------- one photograph
+
+
+def denoise(
+    image: Tensor | np.ndarray,
+    model: Denoiser | str | Path,
+    sigma: float | None = None,
+    tile: int | None = None,
+) -> Tensor | np.ndarray:
+    """The clean estimate of ``image``, of the same kind, shape, type and range.
+
+    ``image``: a tensor [C, H, W] or [B, C, H, W], or an array [H, W], [H, W, 1] or [H, W, 3]; floating
+    point in [0, 1] (noise may stick out) or uint8. The estimate is clipped to that range, and rounded in
+    uint8. ``model``: a network, or what :func:`repro.load` takes. It works where its parameters are.
+    ``sigma``: the noise's standard deviation in units of [0, 1], for networks that must be told; blind ones
+    ignore it. ``tile``: side in pixels of the tiles in which a large image is denoised, 0 for all at once;
+    left out, whatever stays under 4 GiB. Each tile sees ``model.halo`` pixels of its surroundings, enough
+    for a result within 1/255 of the one obtained at once.
+
+    A gray image given to a colour network is repeated three times, and the three estimates averaged. A
+    colour image given to a gray network is denoised channel by channel, as if each were a photograph.
+
+    Raises ReproError for values that are no numbers or far from [0, 1], and for a missing or impossible
+    ``sigma``; ValueError and TypeError for shapes and types that are no image.
+    """
+    net = load(model) if isinstance(model, str | Path) else model
+    _require_sigma(net, sigma)
+    batch, restore = _as_batch(image)
+    if not batch.isfinite().all():
+        raise ReproError("The image has values that are no numbers (NaN or infinite).")
+    if batch.abs().max() > 16:
+        raise ReproError(
+            f"The image has values up to {batch.abs().max():.0f}; floating-point images are in [0, 1]."
+        )
+    like = next(net.parameters(), batch)
+    with torch.no_grad(), _evaluating(net):
+        clean = [
+            _run_in_channels(net, single[None].to(like.device, like.dtype), sigma, tile) for single in batch
+        ]
+    return restore(torch.cat(clean).clamp_(0, 1).to(batch.device))
+
+
+def _as_batch(image: Tensor | np.ndarray) -> tuple[Tensor, Callable[[Tensor], Tensor | np.ndarray]]:
+    """``image`` as float [B, C, H, W], and what turns such a tensor into the likes of ``image`` again."""
+    if isinstance(image, Tensor):
+        if image.dim() not in (3, 4) or image.shape[-3] not in (1, 3) or 0 in image.shape:
+            raise ValueError(
+                f"A tensor image is [C, H, W] or [B, C, H, W], C = 1 or 3, not {list(image.shape)}."
+            )
+        pixels = image.detach()
+    elif isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
+            raise ValueError(f"An array image is [H, W], [H, W, 1] or [H, W, 3], not {list(image.shape)}.")
+        pixels = torch.from_numpy(np.ascontiguousarray(image if image.ndim == 3 else image[..., None]))
+        pixels = pixels.permute(2, 0, 1)
+    else:
+        raise TypeError(f"An image is a torch tensor or a NumPy array, not {type(image).__name__}.")
+    if not (pixels.is_floating_point() or pixels.dtype == torch.uint8):
+        raise TypeError(f"An image is floating point in [0, 1] or uint8, not {image.dtype}.")
+
+    def restore(batch: Tensor) -> Tensor | np.ndarray:
+        if pixels.dtype == torch.uint8:
+            batch = batch.mul_(255).round_()
+        result = batch.to(pixels.dtype).reshape(pixels.shape)
+        return result if isinstance(image, Tensor) else result.permute(1, 2, 0).reshape(image.shape).numpy()
+
+    batch = pixels if pixels.dim() == 4 else pixels[None]
+    return (batch.float() / 255 if pixels.dtype == torch.uint8 else batch), restore
+
+
+def _run_in_channels(net: Denoiser, image: Tensor, sigma: float | None, tile: int | None) -> Tensor:
+    """The network on [1, C, H, W] where C need not be its own number of channels."""
+    given, wanted = image.shape[1], net.sizes.channels
+    if given == wanted:
+        return _run_in_tiles(net, image, sigma, tile)
+    if given == 1:
+        return _run_in_tiles(net, image.expand(1, wanted, -1, -1), sigma, tile).mean(1, keepdim=True)
+    return torch.cat([_run_in_tiles(net, channel, sigma, tile) for channel in image.split(1, 1)], 1)
+
+
+def _run_in_tiles(net: Denoiser, image: Tensor, sigma: float | None, tile: int | None) -> Tensor:
+    """The network on [1, C, H, W], at once or tile by tile.
+
+    Tiles begin at multiples of ``net.alignment``, where strided layers and padding fall as they do in the
+    whole.
+    """
+    height, width = image.shape[-2:]
+    if tile is None:
+        tile = 0 if height * width <= PIXELS_AT_ONCE else int(PIXELS_AT_ONCE**0.5) - 2 * net.halo
+    if tile < 0:
+        raise ValueError(f"tile is a side in pixels, or 0 for the whole image, not {tile}.")
+    if tile == 0 or max(height, width) <= tile:
+        return _run(net, image, sigma)
+    clean = torch.empty_like(image, memory_format=torch.contiguous_format)
+    tiles = list(product(_cut(height, tile, net.alignment), _cut(width, tile, net.alignment)))
+    for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
+        above, before = max(top - net.halo, 0), max(left - net.halo, 0)
+        estimate = _run(net, image[..., above : bottom + net.halo, before : right + net.halo], sigma)
+        clean[..., top:bottom, left:right] = estimate[
+            ..., top - above : bottom - above, left - before : right - before
+        ]
+    return clean
+
+
+def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
+    """[0, length) in parts of about the same size, at most ``tile``, that begin at multiples of
+    ``alignment``."""
+    tile = max(tile // alignment, 1) * alignment
+    count = -(-length // tile)
+    step = -(-length // (count * alignment)) * alignment
+    return [(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _run(net: Denoiser, noisy: Tensor, sigma: float | None) -> Tensor:
+    noisy = noisy.contiguous(
+        memory_format=torch.channels_last
+    )  # the faster layout for convolutions on a CPU too
+    return net(noisy, sigma=sigma) if net.needs_sigma else net(noisy)
+
+
+def _require_sigma(net: Denoiser, sigma: float | None) -> None:
+    if not net.needs_sigma:
+        return
+    if sigma is None:
+        raise ReproError(f"{net.name} must be told the noise level: give sigma.")
+    if not 0 <= sigma <= 1:
+        raise ReproError(f"sigma = {sigma:g} is not in [0, 1]; 50 gray levels of 255 are {50 / 255:.3f}.")
+
+
+class _evaluating:
+    """``net.eval()`` for the duration of a block."""
+
+    def __init__(self, net: Denoiser):
+        self.net, self.training = net, net.training
+
+    def __enter__(self):
+        self.net.eval()
+
+    def __exit__(self, *_):
+        self.net.train(self.training)
+
+
+# -------------------------------------------------------------------------------------------- a set of
+# images
+
+
+def evaluate(
+    net: Denoiser,
+    dataset: str | Iterable[Sample],
+    sigma_255: float | None,
+    *,
+    seed: int = 0,
+    clip: bool = False,
+    round_8bit: bool = False,
+    crop_multiple: int | None = None,
+    patch: int | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    progress: Callable[[dict], None] | None = None,
+) -> pd.DataFrame:
+    """Denoise every image of a set and measure the result, one row per image.
+
+    ``dataset``: a name in the catalogue, or samples. A gray network gets the luma of colour images. Noise
+    of standard deviation ``sigma_255 / 255`` is added that depends on image, sigma and ``seed`` alone, with
+    ``clip`` and ``round_8bit`` as in :mod:`repro.data.noise`; with ``sigma_255=None`` the set's own noisy
+    photographs are used. The estimate is clipped to [0, 1] and compared as :mod:`repro.metrics` describes.
+    Means over images are left to the reader of the table; published averages are such means.
+
+    ``crop_multiple``: noisy and clean image are cropped at the top left to multiples of this (8: SADNet's
+    authors). ``patch``: the network sees non-overlapping patches of this side, each by itself, from the top
+    left; what does not fill a patch at the right and the bottom is left out, and every metric is the mean
+    over the patches (128: the replication of SADNet). A column ``psnr_assembled_db`` then has the PSNR of
+    the patches put together again, in float, so that what the network loses at borders can be told from
+    what averaging adds. ``limit``: the first images only. ``progress`` is called with each row; left out,
+    there is a bar on a terminal.
+
+    Columns: dataset, image, height, width, sigma_255, noise_clipped, noise_rounded, noise_seed,
+    psnr_noisy_db (of what the network was given), psnr_db, psnr_rounded_db, psnr_truncated_db, ssim,
+    ssim_3d (NaN for sides below 11 pixels), seconds (of the network alone). The network is moved to
+    ``device``, and back afterwards.
+    """
+    name, count, samples = _samples(net, dataset, limit)
+    sigma = None if sigma_255 is None else sigma_255 / 255
+    _require_sigma(net, sigma)
+    home = next(net.parameters(), torch.empty(0)).device
+    rows = []
+    # A bar on a terminal only, and only where nobody else reports.
+    bar = tqdm(samples, desc=name, total=count, unit="image", disable=True if progress else None)
+    try:
+        net.to(device)
+        with torch.no_grad(), _evaluating(net):
+            for sample in bar:
+                if sigma_255 is not None:
+                    noisy = noise.fixed_gaussian_noise(
+                        sample.clean, sample.name, sigma_255, seed, clip=clip, round_8bit=round_8bit
+                    )
+                elif sample.noisy is not None:
+                    noisy = sample.noisy
+                else:
+                    raise ReproError(f"{name} has no noisy photographs of its own; give sigma_255.")
+                clean, noisy = _crop(sample.clean, crop_multiple), _crop(noisy, crop_multiple)
+                row = {
+                    "dataset": name,
+                    "image": sample.name,
+                    "height": clean.shape[1],
+                    "width": clean.shape[2],
+                    "sigma_255": sigma_255,
+                    "noise_clipped": sigma_255 is not None and (clip or round_8bit),
+                    "noise_rounded": sigma_255 is not None and round_8bit,
+                    "noise_seed": seed,
+                    **_measure(net, clean, noisy, sigma, patch),
+                }
+                rows.append(row)
+                if progress:
+                    progress(row)
+    finally:
+        net.to(home)
+    return pd.DataFrame(rows)
+
+
+def _samples(
+    net: Denoiser, dataset: str | Iterable[Sample], limit: int | None
+) -> tuple[str, int, Iterable[Sample]]:
+    """Name, number and samples of a set; those of the catalogue are read one by one."""
+    if not isinstance(dataset, str):
+        given = list(dataset)[:limit]
+        return "samples", len(given), given
+    colour = "L" if net.sizes.channels == 1 else "RGB"
+    return dataset, len(catalog.paths(dataset)[:limit]), catalog.samples(dataset, colour, limit)
+
+
+def _measure(net: Denoiser, clean: Tensor, noisy: Tensor, sigma: float | None, patch: int | None) -> dict:
+    """The columns from ``psnr_noisy_db`` on, for [C, H, W]. ``sigma`` is in units of [0, 1]."""
+    parts = [(slice(None), slice(None))]
+    if patch:
+        rows, columns = (_fixed_patches(length, patch) for length in clean.shape[-2:])
+        parts = [(y, x) for y in rows for x in columns]
+    device = next(net.parameters(), noisy).device
+    began = time.perf_counter()
+    estimates = (
+        _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), sigma).float().clamp(0, 1).cpu()
+    )
+    seconds = time.perf_counter() - began  # the copy back has waited for the device
+    each = [
+        _compare(clean[:, y, x], noisy[:, y, x], estimate)
+        for (y, x), estimate in zip(parts, estimates, strict=True)
+    ]
+    row = {metric: float(np.mean([values[metric] for values in each])) for metric in each[0]}
+    row["seconds"] = seconds
+    if patch:
+        cut = torch.stack([clean[:, y, x] for y, x in parts])
+        row["psnr_assembled_db"] = psnr_db(cut.flatten(1), estimates.flatten(1))
+    return row
+
+
+def _compare(clean: Tensor, noisy: Tensor, estimate: Tensor) -> dict[str, float]:
+    large_enough = min(clean.shape[-2:]) >= WINDOW
+    return {
+        "psnr_noisy_db": psnr_db(clean, noisy),
+        "psnr_db": psnr_db(clean, estimate),
+        "psnr_rounded_db": psnr_db(clean, estimate, "rounded"),
+        "psnr_truncated_db": psnr_db(clean, estimate, "truncated"),
+        "ssim": ssim(clean, estimate) if large_enough else float("nan"),
+        "ssim_3d": ssim(clean, estimate, "3d") if large_enough else float("nan"),
+    }
+
+
+def _fixed_patches(length: int, side: int) -> list[slice]:
+    """Whole patches from the beginning; one smaller patch where not even one fits."""
+    return [slice(start, start + side) for start in range(0, max(length - side, 0) + 1, side)]
+
+
+def _crop(image: Tensor, multiple: int | None) -> Tensor:
+    """[C, H, W] cropped at the top left to multiples; a side shorter than one stays."""
+    if not multiple:
+        return image
+    height, width = (length // multiple * multiple or length for length in image.shape[-2:])
+    return image[:, :height, :width]

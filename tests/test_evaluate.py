@@ -1,0 +1,363 @@
+"""Denoising images of every kind and size, and measuring on a set."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import repro
+from repro import weights
+from repro.data.catalog import Sample
+from repro.data.noise import fixed_gaussian_noise
+from repro.errors import ReproError
+from repro.evaluate import PIXELS_AT_ONCE, denoise, evaluate
+from repro.metrics import psnr_db, ssim
+from repro.models.base import Denoiser
+from repro.models.sadnet import SADNet
+
+SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
+GOLDEN = SHARED / "vectors" / "sadnet_8ch_colour.npz"
+
+
+@dataclass(frozen=True)
+class Channels:
+    channels: int = 3
+
+
+class Darken(Denoiser):
+    """Subtracts sigma, or 0.1 where it is blind, and remembers what it was given."""
+
+    name, Sizes = "darken", Channels
+
+    def __init__(self, channels=3, needs_sigma=False):
+        super().__init__()
+        self.sizes, self.needs_sigma, self.seen = Channels(channels), needs_sigma, []
+
+    def forward(self, noisy, sigma=0.1):
+        self.require_image(noisy)
+        self.seen.append((noisy.clone(), self.training))
+        return noisy - sigma
+
+
+@pytest.fixture(scope="module")
+def sadnet():
+    torch.manual_seed(0)
+    return repro.build("sadnet", width=8, offset_width=8).eval()
+
+
+# --- one image, of any kind
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1), (1, 1, 3), (1, 9)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "float16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_come_back_in_kind(shape, dtype, channels):
+    image = np.full(shape, 204 if dtype == "uint8" else 0.8, dtype)
+    before = image.copy()
+    clean = denoise(image, Darken(channels))
+    assert (type(clean), clean.shape, clean.dtype) == (np.ndarray, shape, np.dtype(dtype))
+    if dtype == "uint8":
+        assert (clean == 178).all() or (clean == 179).all()  # 204 - 25.5
+    else:
+        np.testing.assert_allclose(clean, 0.7, atol=1e-3)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 5, 7), (2, 3, 5, 7), (2, 1, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tensors_come_back_in_kind(shape, dtype, channels):
+    image = torch.full(shape, 204 if dtype == torch.uint8 else 0.8, dtype=dtype)
+    clean = denoise(image, Darken(channels))
+    assert (clean.shape, clean.dtype) == (image.shape, dtype)
+    expected = 178.5 if dtype == torch.uint8 else 0.7
+    torch.testing.assert_close(
+        clean.double(), torch.full(shape, expected).double(), atol=0.51 if expected > 1 else 5e-3, rtol=0
+    )
+
+
+def test_the_result_is_the_networks_clipped(sadnet):
+    noisy = torch.randn(2, 3, 21, 13) / 2 + 0.5
+    with torch.no_grad():
+        expected = sadnet(noisy).clamp(0, 1)
+    torch.testing.assert_close(denoise(noisy, sadnet), expected, atol=1e-5, rtol=0)
+
+
+def test_colour_arrays_are_rgb_last(sadnet):
+    noisy = torch.rand(3, 16, 24)
+    as_array = denoise(noisy.permute(1, 2, 0).numpy(), sadnet)
+    np.testing.assert_allclose(as_array, denoise(noisy, sadnet).permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+def test_a_gray_image_passes_a_colour_network_as_three_and_back_as_their_mean(sadnet):
+    gray = torch.rand(1, 16, 16)
+    with torch.no_grad():
+        three = sadnet(gray.expand(1, 3, -1, -1))[0]
+    assert not torch.allclose(three[0], three[1])
+    torch.testing.assert_close(
+        denoise(gray, sadnet), three.mean(0, keepdim=True).clamp(0, 1), atol=1e-5, rtol=0
+    )
+    net = Darken(3)
+    denoise(gray, net)
+    assert torch.equal(net.seen[0][0], gray.expand(1, 3, -1, -1))
+
+
+def test_a_colour_image_passes_a_gray_network_channel_by_channel():
+    colour = torch.rand(3, 8, 8)
+    net = Darken(1)
+    clean = denoise(colour, net)
+    assert [seen.shape for seen, _ in net.seen] == [(1, 1, 8, 8)] * 3
+    torch.testing.assert_close(clean, (colour - 0.1).clamp(0, 1))
+
+
+def test_the_network_is_in_evaluation_mode_and_left_as_it_was():
+    net = Darken().train()
+    denoise(torch.rand(3, 4, 4), net)
+    assert net.training
+    assert not net.seen[0][1]
+
+
+def test_sigma_is_passed_where_it_is_needed():
+    image = torch.full((3, 4, 4), 0.8)
+    torch.testing.assert_close(denoise(image, Darken(needs_sigma=True), sigma=0.2), image - 0.2)
+    torch.testing.assert_close(denoise(image, Darken(), sigma=0.2), image - 0.1)
+    with pytest.raises(ReproError, match="give sigma"):
+        denoise(image, Darken(needs_sigma=True))
+    with pytest.raises(ReproError, match=r"50 is not in \[0, 1\]"):
+        denoise(image, Darken(needs_sigma=True), sigma=50)
+
+
+def test_a_model_may_be_a_file(sadnet, tmp_path):
+    path = weights.save(sadnet, tmp_path / "small.safetensors")
+    image = torch.rand(3, 8, 8)
+    assert torch.equal(denoise(image, path), denoise(image, sadnet))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_image_with_values_that_are_no_numbers_is_refused(value):
+    image = np.zeros((4, 4, 3), "float32")
+    image[2, 1, 0] = value
+    with pytest.raises(ReproError, match="no numbers"):
+        denoise(image, Darken())
+
+
+def test_a_float_image_on_the_scale_of_255_is_refused():
+    with pytest.raises(ReproError, match=r"up to 200; .* \[0, 1\]"):
+        denoise(np.full((4, 4), 200.0), Darken())
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (np.zeros((4, 4, 4)), ValueError),
+        (np.zeros((0, 4, 3)), ValueError),
+        (np.zeros((2, 4, 4, 3)), ValueError),
+        (np.zeros((4, 4), "int32"), TypeError),
+        (torch.zeros(4, 4), ValueError),
+        (torch.zeros(2, 4, 4), ValueError),
+        (torch.zeros(3, 4, 4, dtype=torch.long), TypeError),
+        ([[0.5]], TypeError),
+    ],
+)
+def test_what_is_no_image_is_refused(image, error):
+    with pytest.raises(error, match="image"):
+        denoise(image, Darken())
+
+
+# --- tiles
+
+
+def check_tiles(net, image, tile):
+    whole = denoise(image, net, tile=0)
+    tiled = denoise(image, net, tile=tile)
+    assert (tiled - whole).abs().max() <= 1 / 255
+
+
+def test_tiles_do_not_show_with_random_weights(sadnet):
+    torch.manual_seed(1)
+    check_tiles(sadnet, torch.rand(3, 203, 390), tile=64)
+
+
+def test_tiles_do_not_show_with_offsets_of_several_pixels():
+    if not GOLDEN.exists():
+        pytest.skip(f"{GOLDEN} is not here (set REPRO_SHARED to the folder with vectors/)")
+    arrays = {name[3:]: array for name, array in np.load(GOLDEN).items() if name.startswith("sd/")}
+    net = weights.from_upstream("sadnet", arrays, dilations=(1, 2, 4, 8))
+    noisy = torch.rand(1, 3, 160, 416, generator=torch.Generator().manual_seed(0))
+    assert max(offset.abs().max() for offset, _ in net.offsets(noisy)) > 2
+    check_tiles(net, noisy, tile=100)
+
+
+def test_a_halo_that_is_too_small_shows(sadnet):
+    """The tests above would notice: without surroundings tiles differ by more than 1/255."""
+    noisy = torch.rand(3, 64, 128, generator=torch.Generator().manual_seed(0))
+    whole = denoise(noisy, sadnet, tile=0)
+
+    class Narrow(SADNet):
+        halo = 8
+
+    narrow = Narrow(sadnet.sizes)
+    narrow.load_state_dict(sadnet.state_dict())
+    assert (denoise(noisy, narrow, tile=64) - whole).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize("size", [(1, 100), (33, 34), (32, 64), (65, 96)])
+@pytest.mark.parametrize("tile", [1, 32, 40])
+def test_tiles_cover_every_pixel_once(size, tile):
+    class Local(Darken):
+        halo = 16
+
+    image = torch.rand(3, *size)
+    net = Local()
+    assert torch.equal(denoise(image, net, tile=tile), (image - 0.1).clamp(0, 1))
+    for seen, _ in net.seen:
+        assert max(seen.shape[-2:]) <= max(tile, 8) + 2 * 16
+
+
+def test_large_images_are_tiled_without_being_asked():
+    class Counting(Darken):
+        def forward(self, noisy, sigma=0.1):
+            assert noisy.shape[-2] * noisy.shape[-1] <= PIXELS_AT_ONCE
+            return super().forward(noisy, sigma)
+
+    net = Counting()
+    denoise(torch.zeros(3, 1500, 1000), net)
+    assert len(net.seen) > 1
+
+
+@pytest.mark.slow
+def test_one_tile_of_the_full_network_leaves_room_in_4_gib():
+    """4 GiB less a 20-megapixel colour photograph in float32 four times over: read, given, denoised,
+    written."""
+    script = (
+        "import resource, torch, repro; from repro.evaluate import PIXELS_AT_ONCE, denoise;"
+        "side = int(PIXELS_AT_ONCE**0.5);"
+        "denoise(torch.rand(3, side, side), repro.build('sadnet'), tile=0);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert int(done.stdout) * 1024 < 4 * 2**30 - 4 * 20e6 * 3 * 4
+
+
+# --- a set of images
+
+
+def photograph(name, height=40, width=27, channels=3):
+    rows, columns = torch.meshgrid(torch.arange(height) / 9, torch.arange(width) / 7, indexing="ij")
+    clean = torch.stack([0.5 + 0.45 * torch.sin(rows + c) * torch.cos(columns) for c in range(channels)])
+    return Sample(name, (clean * 255).round() / 255)
+
+
+def test_columns_and_values():
+    sample = photograph("stripes")
+    net = Darken()
+    table = evaluate(net, [sample], 25, seed=3)
+    noise_columns = ["sigma_255", "noise_clipped", "noise_rounded", "noise_seed"]
+    psnr_columns = ["psnr_noisy_db", "psnr_db", "psnr_rounded_db", "psnr_truncated_db"]
+    assert list(table.columns) == (
+        ["dataset", "image", "height", "width", *noise_columns, *psnr_columns, "ssim", "ssim_3d", "seconds"]
+    )
+    row = table.iloc[0]
+    noisy = fixed_gaussian_noise(sample.clean, "stripes", 25, 3)
+    assert torch.equal(net.seen[0][0][0], noisy), "the network sees the fixed noise, unclipped"
+    clean, estimate = sample.clean, (noisy - 0.1).clamp(0, 1)
+    assert (row["image"], row["height"], row["width"], row["noise_seed"]) == ("stripes", 40, 27, 3)
+    assert not row["noise_clipped"]
+    assert not row["noise_rounded"]
+    assert row["psnr_noisy_db"] == pytest.approx(psnr_db(clean, noisy))
+    assert row["psnr_db"] == pytest.approx(psnr_db(clean, estimate))
+    assert row["psnr_rounded_db"] == pytest.approx(psnr_db(clean, estimate, "rounded"))
+    assert row["psnr_truncated_db"] == pytest.approx(psnr_db(clean, estimate, "truncated"))
+    assert row["ssim"] == pytest.approx(ssim(clean, estimate))
+    assert row["ssim_3d"] == pytest.approx(ssim(clean, estimate, "3d"))
+    assert row["seconds"] > 0
+
+
+@pytest.mark.parametrize(("clip", "round_8bit"), [(False, False), (True, False), (False, True)])
+def test_noise_conventions_reach_the_network(clip, round_8bit):
+    net = Darken()
+    table = evaluate(net, [photograph("stripes")], 70, clip=clip, round_8bit=round_8bit)
+    seen = net.seen[0][0]
+    assert bool(((seen >= 0) & (seen <= 1)).all()) == (clip or round_8bit)
+    assert torch.equal((seen * 255).round() / 255, seen) == round_8bit
+    assert table["noise_clipped"].item() == (clip or round_8bit)
+    assert table["noise_rounded"].item() == round_8bit
+
+
+def test_rows_do_not_depend_on_the_rest_of_the_set():
+    samples = [photograph("one"), photograph("two", 30, 50)]
+    both = evaluate(Darken(), samples, 50).drop(columns="seconds")
+    alone = evaluate(Darken(), samples[1:], 50).drop(columns="seconds")
+    assert both.iloc[1].to_dict() == alone.iloc[0].to_dict()
+    assert len(evaluate(Darken(), samples, 50, limit=1)) == 1
+
+
+def test_cropping_keeps_the_noise_of_the_whole_image():
+    sample, net = photograph("stripes"), Darken()
+    table = evaluate(net, [sample], 50, crop_multiple=8)
+    assert torch.equal(net.seen[0][0][0], fixed_gaussian_noise(sample.clean, "stripes", 50)[:, :40, :24])
+    assert (table["height"].item(), table["width"].item()) == (40, 24)
+
+
+def test_patches_are_seen_one_by_one_and_averaged():
+    sample, net = photograph("stripes", 40, 33), Darken()
+    row = evaluate(net, [sample], 50, patch=16).iloc[0]
+    noisy = fixed_gaussian_noise(sample.clean, "stripes", 50)
+    corners = [(y, x) for y in (0, 16) for x in (0, 16)]
+    patches = [noisy[:, y : y + 16, x : x + 16] for y, x in corners]
+    assert torch.equal(net.seen[0][0], torch.stack(patches))
+    truths = [sample.clean[:, y : y + 16, x : x + 16] for y, x in corners]
+    values = [psnr_db(c, (n - 0.1).clamp(0, 1)) for c, n in zip(truths, patches, strict=True)]
+    assert row["psnr_db"] == pytest.approx(np.mean(values))
+    assembled = psnr_db(sample.clean[:, :32, :32], (noisy[:, :32, :32] - 0.1).clamp(0, 1))
+    assert row["psnr_assembled_db"] == pytest.approx(assembled)
+
+
+def test_real_noise_is_the_sets_own():
+    sample = photograph("scene")
+    with pytest.raises(ReproError, match="sigma_255"):
+        evaluate(Darken(), [sample], None)
+    net = Darken()
+    noisy = (sample.clean + 0.05).clamp(0, 1)
+    row = evaluate(net, [Sample("scene", sample.clean, noisy)], None).iloc[0]
+    assert torch.equal(net.seen[0][0][0], noisy)
+    assert row["psnr_noisy_db"] == pytest.approx(psnr_db(sample.clean, noisy))
+
+
+def test_a_gray_network_gets_luma_from_the_catalogue():
+    net = Darken(1)
+    table = evaluate(net, "embedded-test", 25, limit=1)
+    assert net.seen[0][0].shape[1] == 1
+    assert table["dataset"].item() == "embedded-test"
+
+
+def test_progress_is_told_each_row():
+    rows = []
+    table = evaluate(Darken(), [photograph("one"), photograph("two")], 25, progress=rows.append)
+    assert [row["image"] for row in rows] == list(table["image"]) == ["one", "two"]
+
+
+def test_images_too_small_for_ssim_are_still_measured():
+    row = evaluate(Darken(), [photograph("dot", 3, 2)], 25).iloc[0]
+    assert math.isnan(row["ssim"])
+    assert math.isfinite(row["psnr_db"])
+
+
+def test_a_network_that_needs_sigma_is_told_in_units_of_the_range():
+    net = Darken(needs_sigma=True)
+    sample = photograph("stripes")
+    row = evaluate(net, [sample], 51).iloc[0]
+    noisy = fixed_gaussian_noise(sample.clean, "stripes", 51)
+    assert row["psnr_db"] == pytest.approx(psnr_db(sample.clean, (noisy - 0.2).clamp(0, 1)))
