@@ -14,10 +14,10 @@ sum does not depend on the order: the same bits every time, at less speed. All e
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, replace
 from functools import cache as once
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,17 +123,21 @@ def _launch(
     core = _import("cuda.core")
     device = torch.cuda.current_device()
     core.Device(device).set_current()  # a fresh thread, such as autograd's, starts without a context
-    handle = torch.cuda.current_stream().cuda_stream
-    stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
+    stream = _stream(torch.cuda.current_stream().cuda_stream)
     config = core.LaunchConfig(grid=blocks, block=_THREADS)
     core.launch(stream, config, _load(_arch(device), dtype, vector)[kernel], *arguments)
+
+
+@once
+def _stream(handle: int):
+    core = _import("cuda.core")
+    return core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
 
 
 # --- geometry ---
 
 
-@dataclass(frozen=True)
-class _Geometry:
+class _Geometry(NamedTuple):
     """The numbers that both kernels take, in their order; their meaning stands in the source."""
 
     positions: int
@@ -165,8 +169,7 @@ class _Geometry:
     lanes: int
 
 
-@dataclass(frozen=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     """Output positions that are worked on at a time: of several whole images, or of a part of one."""
 
     image: int
@@ -250,11 +253,11 @@ class _Call:
             taps = 1
         while tile > 16 and -(-chunk.positions // tile) * -(-self.taps // taps) < _ENOUGH_BLOCKS:
             tile //= 2
-        geometry = replace(
-            self.geometry, positions=chunk.positions, first=chunk.first, tile_positions=tile, block_taps=taps
+        geometry = self.geometry._replace(
+            positions=chunk.positions, first=chunk.first, tile_positions=tile, block_taps=taps
         )
         blocks = -(-chunk.positions // tile), -(-self.taps // taps)
-        self.launch(kernel, self.dtype, self.vector, blocks, (*arguments, *astuple(geometry)))
+        self.launch(kernel, self.dtype, self.vector, blocks, (*arguments, *geometry))
 
 
 def _rows(t: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 // The product over (k, c) is a matrix product, which cuBLAS does (repro/ops/cuda.py calls it through torch). What is
 // left is bound by memory, and arranged for it:
 //   - channels are innermost everywhere, so one access moves VECTOR channels of one pixel, 16 bytes where it divides;
-//   - a block takes a tile of positions. First each (position, deform group) of one tap gets its plan: where the four
+//   - a block takes a tile of positions, tap by tap. First each (position, deform group) gets its plan: where the four
 //     corners are, the fractions, the mask. Threads run along whichever of the two lies together in memory. Then
 //     `lanes` threads share a plan and walk over the group's channels;
 //   - the backward kernel reads the gradient of a column once, and from it makes all three: the gradients of offset and
@@ -22,7 +22,7 @@
 typedef long long i64;
 
 #define THREADS 256
-#define SLOTS 640  // plans of one tap that a block holds; 12.5 KiB of shared memory, 20 KiB for float64
+#define SLOTS 640  // plans of one tap that a block holds: with the rest 16.5 KiB of shared memory, 24 KiB for float64
 
 // ------------------------------------------------------------------------------------------- types and instructions
 
@@ -127,7 +127,8 @@ __device__ inline void store(scalar* to, const real (&values)[VECTOR]) {
 // positions: output positions of this launch; first: index of the first one, within the first image
 // conv_channels: input channels of one convolution group
 // *_kind: as SCALAR; *_channel, *_pixel: distance of neighbours in the offset and mask arrays (either layout)
-// tile_positions * (tile_groups | 1) <= SLOTS; lanes: threads that share a plan, a power of two up to 32
+// tile_positions * (tile_groups | 1) <= SLOTS, tile_positions <= THREADS
+// lanes: threads that share a plan, a power of two up to 32
 #define GEOMETRY(_)                                                                                                   \
     _(positions) _(first) _(height) _(width) _(channels) _(out_width) _(out_plane) _(kernel_width) _(taps)            \
     _(stride_y) _(stride_x) _(padding_y) _(padding_x) _(dilation_y) _(dilation_x) _(deform_groups) _(conv_channels)   \
@@ -148,92 +149,102 @@ struct Tile {
     int group, groups;  // deform groups
 };
 
-struct Plans {
-    i64 corner[SLOTS];  // 16 * pixel index of the upper left corner + a bit for each corner inside: 00, 01, 10, 11
-    real down[SLOTS];   // fraction of the way to the lower corners; later the gradient of dy
-    real right[SLOTS];  // likewise to the right; later the gradient of dx
-    real factor[SLOTS]; // the mask; later its gradient
+// What a block keeps in shared memory.
+struct Shared {
+    // for each position of the block: its image, its pixel in the output, and where its first tap would stand unpadded
+    int image[THREADS], pixel[THREADS], y[THREADS], x[THREADS];
+    // for each (position, group) of the tile, see `slot`
+    i64 corner[SLOTS];   // 16 * pixel index of the upper left corner + a bit for each corner inside: 00, 01, 10, 11
+    real down[SLOTS];    // fraction of the way to the lower corners; later the gradient of dy
+    real right[SLOTS];   // likewise to the right; later the gradient of dx
+    real factor[SLOTS];  // the mask; later its gradient
 };
 
-// An odd row length spreads the columns of `Plans` over the banks, whichever way threads run.
+// An odd row length spreads the columns over the banks, whichever way threads run.
 __device__ inline int slot(const Geometry& g, int row, int group) { return row * (g.tile_groups | 1) + group; }
 
-// Where (row, group) of a tile stands in the offset and mask arrays.
-struct Place {
-    int row, group, pixel;
-    i64 image, offset, mask;
+// A thread's way over pairs (outer, inner < count), `step` pairs at a time, without a division per step.
+struct Walk {
+    int outer, inner, outer_step, inner_step, count;
+
+    __device__ Walk(int first, int step, int count) : count(count) {
+        outer = first / count;
+        inner = first - outer * count;
+        outer_step = step / count;
+        inner_step = step - outer_step * count;
+    }
+
+    __device__ void next() {
+        outer += outer_step;
+        inner += inner_step;
+        if (inner >= count) {
+            inner -= count;
+            ++outer;
+        }
+    }
 };
 
-__device__ inline Place place(const Geometry& g, const Tile& tile, int i, bool along_rows) {
-    Place at;
-    if (along_rows) {
-        at.group = i / tile.rows;
-        at.row = i - at.group * tile.rows;
-    } else {
-        at.row = i / tile.groups;
-        at.group = i - at.row * tile.groups;
-    }
-    const i64 position = (i64)g.first + tile.start + at.row;
-    at.image = position / g.out_plane;
-    at.pixel = (int)(position - at.image * g.out_plane);
-    const i64 channel = (i64)(tile.group + at.group) * g.taps + tile.tap;
-    const i64 plane = (i64)g.deform_groups * g.taps * g.out_plane;
-    at.offset = at.image * 2 * plane + 2 * channel * g.offset_channel + (i64)at.pixel * g.offset_pixel;
-    at.mask = at.image * plane + channel * g.mask_channel + (i64)at.pixel * g.mask_pixel;
-    return at;
+// Neighbouring threads take what are neighbours in the offset array: positions where it is [N, C, H, W], else groups.
+__device__ inline Walk walk_offsets(const Geometry& g, const Tile& tile) {
+    return Walk(threadIdx.x, THREADS, g.offset_pixel == 1 ? tile.rows : tile.groups);
 }
 
-__device__ inline void make_plans(const Geometry& g, const Tile& tile, const void* offset, const void* mask,
-                                  Plans& plans) {
-    const int row_of_kernel = tile.tap / g.kernel_width;
-    const int fixed_y = row_of_kernel * g.dilation_y - g.padding_y;
-    const int fixed_x = (tile.tap - row_of_kernel * g.kernel_width) * g.dilation_x - g.padding_x;
-    for (int i = threadIdx.x; i < tile.rows * tile.groups; i += THREADS) {
-        const Place at = place(g, tile, i, g.offset_pixel == 1);
-        const int out_y = at.pixel / g.out_width;
-        const int out_x = at.pixel - out_y * g.out_width;
-        const real y = (real)(out_y * g.stride_y + fixed_y) + read(offset, at.offset, g.offset_kind);
-        const real x = (real)(out_x * g.stride_x + fixed_x) + read(offset, at.offset + g.offset_channel, g.offset_kind);
+// One (row, group) of a tile on that way, and where it stands in the offset and mask arrays.
+struct Place {
+    int row, group;
+    i64 offset, mask;
+    bool inside;
+
+    __device__ Place(const Geometry& g, const Tile& tile, const Shared& shared, const Walk& walk) {
+        const bool by_position = g.offset_pixel == 1;
+        row = by_position ? walk.inner : walk.outer;
+        group = by_position ? walk.outer : walk.inner;
+        inside = row < tile.rows && group < tile.groups;
+        if (!inside) return;
+        const i64 image_size = (i64)g.deform_groups * g.taps * g.out_plane, image = shared.image[row];
+        const i64 channel = (i64)(tile.group + group) * g.taps + tile.tap, pixel = shared.pixel[row];
+        offset = image * 2 * image_size + 2 * channel * g.offset_channel + pixel * g.offset_pixel;
+        mask = image * image_size + channel * g.mask_channel + pixel * g.mask_pixel;
+    }
+};
+
+__device__ inline void list_positions(const Geometry& g, const Tile& tile, Shared& shared) {
+    const int row = threadIdx.x;
+    if (row >= tile.rows) return;
+    const unsigned position = (unsigned)g.first + tile.start + row, image = position / g.out_plane;
+    const unsigned pixel = position - image * g.out_plane, y = pixel / g.out_width;
+    shared.image[row] = image;
+    shared.pixel[row] = pixel;
+    shared.y[row] = y * g.stride_y;
+    shared.x[row] = (pixel - y * g.out_width) * g.stride_x;
+}
+
+__device__ inline void make_plans(const Geometry& g, const Tile& tile, const void* offset, const void* mask, Walk walk,
+                                  Shared& shared) {
+    const int kernel_row = tile.tap / g.kernel_width;
+    const int tap_y = kernel_row * g.dilation_y - g.padding_y;
+    const int tap_x = (tile.tap - kernel_row * g.kernel_width) * g.dilation_x - g.padding_x;
+    for (Place at(g, tile, shared, walk); at.inside; walk.next(), at = Place(g, tile, shared, walk)) {
+        const real y = (real)(shared.y[at.row] + tap_y) + read(offset, at.offset, g.offset_kind);
+        const real x = (real)(shared.x[at.row] + tap_x) + read(offset, at.offset + g.offset_channel, g.offset_kind);
         const int s = slot(g, at.row, at.group);
-        plans.factor[s] = mask ? read(mask, at.mask, g.mask_kind) : (real)1;
+        shared.factor[s] = mask ? read(mask, at.mask, g.mask_kind) : (real)1;
         // Compared before it is converted: an enormous or infinite position has no integer.
         if (y >= -1 && y < (real)g.height && x >= -1 && x < (real)g.width) {
             const real floor_y = floor(y), floor_x = floor(x);
             const int top = (int)floor_y, left = (int)floor_x;
             const int up = top >= 0, low = top + 1 < g.height, near = left >= 0, far = left + 1 < g.width;
-            const i64 pixel = at.image * g.height * g.width + (i64)top * g.width + left;
-            plans.corner[s] = pixel * 16 + (up & near) + 2 * (up & far) + 4 * (low & near) + 8 * (low & far);
-            plans.down[s] = y - floor_y;
-            plans.right[s] = x - floor_x;
+            const i64 pixel = (i64)shared.image[at.row] * g.height * g.width + (i64)top * g.width + left;
+            shared.corner[s] = pixel * 16 + (up & near) + 2 * (up & far) + 4 * (low & near) + 8 * (low & far);
+            shared.down[s] = y - floor_y;
+            shared.right[s] = x - floor_x;
         } else {  // no corner, and no fraction unless it is NaN: zero times that is NaN in all that follows
-            plans.corner[s] = 0;
-            plans.down[s] = y != y ? y : (real)0;
-            plans.right[s] = x != x ? x : (real)0;
+            shared.corner[s] = 0;
+            shared.down[s] = y != y ? y : (real)0;
+            shared.right[s] = x != x ? x : (real)0;
         }
     }
 }
-
-// A thread's way over the (row, group) pairs of a tile, without a division per step.
-struct Walk {
-    int row, group, row_step, group_step;
-
-    __device__ Walk(const Geometry& g, const Tile& tile) {
-        const int item = threadIdx.x / g.lanes, step = THREADS / g.lanes;
-        row = item / tile.groups;
-        group = item - row * tile.groups;
-        row_step = step / tile.groups;
-        group_step = step - row_step * tile.groups;
-    }
-
-    __device__ void next(const Tile& tile) {
-        row += row_step;
-        group += group_step;
-        if (group >= tile.groups) {
-            group -= tile.groups;
-            ++row;
-        }
-    }
-};
 
 // Columns run over (convolution group, tap, channel of that group): each group's matrix lies together.
 __device__ inline i64 column(const Geometry& g, const Tile& tile, int row, int channel) {
@@ -261,23 +272,26 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 sample_columns(const scalar* __restrict__ input, const void* __restrict__ offset, const void* __restrict__ mask,
                scalar* __restrict__ columns GEOMETRY(PARAMETER)) {
     const Geometry g = {GEOMETRY(VALUE)};
-    __shared__ Plans plans;
+    __shared__ Shared shared;
     const int group_channels = g.channels / g.deform_groups, lane = threadIdx.x % g.lanes;
     Tile tile;
     tile.start = blockIdx.x * g.tile_positions;
     tile.rows = min(g.tile_positions, g.positions - tile.start);
+    list_positions(g, tile, shared);
+    __syncthreads();
     const int first_tap = blockIdx.y * g.block_taps, end_tap = min(g.taps, first_tap + g.block_taps);
-    for (tile.tap = first_tap; tile.tap < end_tap; ++tile.tap) {
-        for (tile.group = 0; tile.group < g.deform_groups; tile.group += g.tile_groups) {
-            tile.groups = min(g.tile_groups, g.deform_groups - tile.group);
-            make_plans(g, tile, offset, mask, plans);
+    for (tile.group = 0; tile.group < g.deform_groups; tile.group += g.tile_groups) {
+        tile.groups = min(g.tile_groups, g.deform_groups - tile.group);
+        const Walk offsets = walk_offsets(g, tile), plans(threadIdx.x / g.lanes, THREADS / g.lanes, tile.groups);
+        for (tile.tap = first_tap; tile.tap < end_tap; ++tile.tap) {
+            make_plans(g, tile, offset, mask, offsets, shared);
             __syncthreads();
-            for (Walk walk(g, tile); walk.row < tile.rows; walk.next(tile)) {
-                const int s = slot(g, walk.row, walk.group);
-                const i64 corner = plans.corner[s];
-                const real down = plans.down[s], right = plans.right[s], factor = plans.factor[s];
+            for (Walk walk = plans; walk.outer < tile.rows; walk.next()) {
+                const int row = walk.outer, s = slot(g, row, walk.inner);
+                const i64 corner = shared.corner[s];
+                const real down = shared.down[s], right = shared.right[s], factor = shared.factor[s];
                 const i64 pixel = (corner >> 4) * g.channels;
-                const int first = (tile.group + walk.group) * group_channels;
+                const int first = (tile.group + walk.inner) * group_channels;
                 for (int c = lane * VECTOR; c < group_channels; c += g.lanes * VECTOR) {
                     const Corners v(g, input + pixel + first + c, (int)corner & 15);
                     real values[VECTOR];
@@ -286,7 +300,7 @@ sample_columns(const scalar* __restrict__ input, const void* __restrict__ offset
                         const real bottom = v.v10[k] * (1 - right) + v.v11[k] * right;
                         values[k] = factor * (top * (1 - down) + bottom * down);
                     }
-                    store(columns + column(g, tile, walk.row, first + c), values);
+                    store(columns + column(g, tile, row, first + c), values);
                 }
             }
             __syncthreads();
@@ -318,39 +332,43 @@ __device__ inline void scatter(real* target, i64* fixed, double scale, const rea
 
 // columns holds the gradient of the columns; where keep_columns is not zero, the columns themselves afterwards.
 // grad_offset and grad_mask have type and layout of offset and mask, and every element is written; grad_input
-// [images, height, width, channels] is added to. Each of the three may be null. fixed, null or as grad_input, and scale:
-// see `scatter`.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// [images, height, width, channels] is added to. Each of the three may be null. For fixed (null, or of the size of
+// grad_input) and scale see `scatter`. Three blocks to a multiprocessor: without the limit registers allow only two.
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
 spread_gradients(const scalar* __restrict__ input, const void* __restrict__ offset, const void* __restrict__ mask,
                  scalar* columns, i64 keep_columns, void* grad_offset, void* grad_mask, real* grad_input, i64* fixed,
                  const double* scale GEOMETRY(PARAMETER)) {
     const Geometry g = {GEOMETRY(VALUE)};
-    __shared__ Plans plans;
+    __shared__ Shared shared;
     const int group_channels = g.channels / g.deform_groups, lane = threadIdx.x % g.lanes;
     const double fixed_scale = fixed ? *scale : 0;
     Tile tile;
     tile.start = blockIdx.x * g.tile_positions;
     tile.rows = min(g.tile_positions, g.positions - tile.start);
+    list_positions(g, tile, shared);
+    __syncthreads();
     const int first_tap = blockIdx.y * g.block_taps, end_tap = min(g.taps, first_tap + g.block_taps);
-    for (tile.tap = first_tap; tile.tap < end_tap; ++tile.tap) {
-        for (tile.group = 0; tile.group < g.deform_groups; tile.group += g.tile_groups) {
-            tile.groups = min(g.tile_groups, g.deform_groups - tile.group);
-            make_plans(g, tile, offset, mask, plans);
+    for (tile.group = 0; tile.group < g.deform_groups; tile.group += g.tile_groups) {
+        tile.groups = min(g.tile_groups, g.deform_groups - tile.group);
+        const int step = THREADS / g.lanes, rounds = (tile.rows * tile.groups + step - 1) / step;
+        const Walk offsets = walk_offsets(g, tile), plans(threadIdx.x / g.lanes, step, tile.groups);
+        for (tile.tap = first_tap; tile.tap < end_tap; ++tile.tap) {
+            make_plans(g, tile, offset, mask, offsets, shared);
             __syncthreads();
             // All threads make the same number of rounds, because all take part in the shuffles.
-            const int step = THREADS / g.lanes, rounds = (tile.rows * tile.groups + step - 1) / step;
-            Walk walk(g, tile);
-            for (int round = 0; round < rounds; ++round, walk.next(tile)) {
-                const bool active = walk.row < tile.rows;
-                const int s = active ? slot(g, walk.row, walk.group) : 0;
-                const i64 corner = plans.corner[s];
-                const real down = plans.down[s], right = plans.right[s], factor = plans.factor[s];
+            Walk walk = plans;
+            for (int round = 0; round < rounds; ++round, walk.next()) {
+                const int row = walk.outer;
+                const bool active = row < tile.rows;
+                const int s = active ? slot(g, row, walk.inner) : 0;
+                const i64 corner = shared.corner[s];
+                const real down = shared.down[s], right = shared.right[s], factor = shared.factor[s];
                 const i64 pixel = (corner >> 4) * g.channels, below = (i64)g.width * g.channels;
-                const int inside = (int)corner & 15, first = (tile.group + walk.group) * group_channels;
+                const int inside = (int)corner & 15, first = (tile.group + walk.inner) * group_channels;
                 real sum_y = 0, sum_x = 0, sum = 0;
                 for (int c = lane * VECTOR; active && c < group_channels; c += g.lanes * VECTOR) {
                     const i64 at = pixel + first + c;
-                    scalar* place = columns + column(g, tile, walk.row, first + c);
+                    scalar* place = columns + column(g, tile, row, first + c);
                     real grad[VECTOR], values[VECTOR];
                     load(grad, place, true);
                     const Corners v(g, input + at, inside);
@@ -367,18 +385,14 @@ spread_gradients(const scalar* __restrict__ input, const void* __restrict__ offs
                     }
                     if (keep_columns) store(place, values);
                     if (grad_input) {
-                        real* target = grad_input + at;
-                        i64* exact = fixed ? fixed + at : fixed;
-                        const i64 right_below = below + g.channels;
-                        if (inside & 1) scatter(target, exact, fixed_scale, grad, (1 - down) * (1 - right));
-                        if (inside & 2)
-                            scatter(target + g.channels, exact ? exact + g.channels : exact, fixed_scale, grad,
-                                    (1 - down) * right);
-                        if (inside & 4)
-                            scatter(target + below, exact ? exact + below : exact, fixed_scale, grad, down * (1 - right));
-                        if (inside & 8)
-                            scatter(target + right_below, exact ? exact + right_below : exact, fixed_scale, grad,
-                                    down * right);
+                        const i64 neighbour[4] = {at, at + g.channels, at + below, at + below + g.channels};
+                        const real share[4] = {(1 - down) * (1 - right), (1 - down) * right, down * (1 - right),
+                                               down * right};
+#pragma unroll
+                        for (int n = 0; n < 4; ++n)
+                            if (inside >> n & 1)
+                                scatter(grad_input + neighbour[n], fixed ? fixed + neighbour[n] : fixed, fixed_scale,
+                                        grad, share[n]);
                     }
                 }
                 for (int distance = g.lanes / 2; distance > 0; distance /= 2) {
@@ -388,20 +402,20 @@ spread_gradients(const scalar* __restrict__ input, const void* __restrict__ offs
                 }
                 __syncwarp();  // the lanes that share this plan have read it
                 if (active && lane == 0) {
-                    plans.down[s] = factor * sum_y;
-                    plans.right[s] = factor * sum_x;
-                    plans.factor[s] = sum;
+                    shared.down[s] = factor * sum_y;
+                    shared.right[s] = factor * sum_x;
+                    shared.factor[s] = sum;
                 }
             }
             __syncthreads();
-            for (int i = threadIdx.x; i < tile.rows * tile.groups; i += THREADS) {
-                const Place at = place(g, tile, i, g.offset_pixel == 1);
+            walk = offsets;
+            for (Place at(g, tile, shared, walk); at.inside; walk.next(), at = Place(g, tile, shared, walk)) {
                 const int s = slot(g, at.row, at.group);
                 if (grad_offset) {
-                    write(grad_offset, at.offset, g.offset_kind, plans.down[s]);
-                    write(grad_offset, at.offset + g.offset_channel, g.offset_kind, plans.right[s]);
+                    write(grad_offset, at.offset, g.offset_kind, shared.down[s]);
+                    write(grad_offset, at.offset + g.offset_channel, g.offset_kind, shared.right[s]);
                 }
-                if (grad_mask) write(grad_mask, at.mask, g.mask_kind, plans.factor[s]);
+                if (grad_mask) write(grad_mask, at.mask, g.mask_kind, shared.factor[s]);
             }
             __syncthreads();
         }

@@ -16,7 +16,7 @@
 #define CPU_SHIM
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("cuda_shared")))
 
 using std::floor;
@@ -55,7 +55,7 @@ static jmp_buf scheduler;
 static Fiber* current;
 static ucontext_t entry;
 static void (*body)();
-static double exchanged[2][COUNT];  // a second set, so that a fast lane does not overwrite what a slow one has yet to read
+static double exchanged[2][COUNT];  // two sets: a fast lane must not overwrite what a slow one has yet to read
 
 static void wait(State at) {
     current->state = at;
