@@ -1,9 +1,9 @@
 """How fast the deformable convolution is: ours, torchvision's and an ordinary convolution, in one run.
 
-One row per shape, precision, implementation, memory layout and pass. The variants of a shape take turns, round
-by round, so that a machine that slows down slows all of them down. Beside the times stand the work that nobody
-can avoid (operations, and bytes if every number moved once) and the time it would take at the speeds that a
-matrix product and a copy reach on this machine, measured in the same run.
+One row per shape, precision, implementation, memory layout and pass. The variants of a shape take turns,
+round by round, so that a machine that slows down slows all of them down. Beside the times stand the work that
+nobody can avoid (operations, and bytes if every number moved once) and the time it would take at the speeds
+that a matrix product and a copy reach on this machine, measured in the same run.
 """
 
 import contextlib
@@ -80,10 +80,10 @@ def bench_op(
 
     Writes ``op-<device>.csv`` and ``op-<device>.json`` (versions, threads, date, speeds) into ``folder``, by
     default results/benchmarks. ``rounds``: measurements per row (7 on a CPU, 30 on a GPU). ``ms`` is their
-    median, beside it the lower and upper quartile; ``torchvision_ratio`` is torchvision's time divided by this
-    one (higher is better), ``convolution_ratio`` this time divided by that of an ordinary convolution in the
-    same layout, ``floor_ratio`` this time divided by ``floor_ms``, what the unavoidable work would take (lower
-    is better). The reference is left out unless ``with_reference``: large shapes take gigabytes.
+    median, beside it are the quartiles; ``torchvision_ratio`` is torchvision's time divided by this one
+    (higher is better), ``convolution_ratio`` this time divided by that of an ordinary convolution in the same
+    layout, ``floor_ratio`` this time divided by ``floor_ms``, what the unavoidable work would take (lower is
+    better). The reference is left out unless ``with_reference``: large shapes take gigabytes.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.device(device).type
@@ -105,9 +105,7 @@ def bench_op(
         path.write_text(json.dumps(about, indent=2) + "\n")
     echo(_show(table))
     if about.get("load_before", 0) > 0.5:
-        echo(
-            f"Other processes were computing (load {about['load_before']} at the start): measure again in quiet."
-        )
+        echo(f"Other processes were computing (load {about['load_before']}): measure again in quiet.")
     echo(f"Stored in {folder}: {name}.csv, and {name}.json with the machine and its versions.")
     return table
 

@@ -182,13 +182,11 @@ def explain(device: str | torch.device = "cpu") -> str:
     kind = torch.device(device).type
     name, source = _request(_chosen)
     if name:
-        ok, reason = _usable(name, kind)
-        lines = [
-            f"{kind} tensors: {name}, chosen by {source}." if ok else f"{kind} tensors: none runs. {reason}"
-        ]
+        ok, _ = _usable(name, kind)
+        lines = [f"{kind} tensors: {name} {'runs' if ok else 'cannot run'}, chosen by {source}."]
     else:
-        lines = [f"{kind} tensors: {_best(kind)[0]}."]
-    for candidate in _candidates(kind):
+        lines = [f"{kind} tensors: {_best(kind)[0]} runs, the fastest one available."]
+    for candidate in dict.fromkeys((*_candidates(kind), *filter(None, [name]))):
         ok, reason = _usable(candidate, kind)
         lines.append(f"  {candidate}: {'available' if ok else 'not available'}. {reason}")
     return "\n".join(lines)
@@ -388,7 +386,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _pair(name: str, value: int | Sequence[int]) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
+    pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
     if len(pair) != 2:
         raise ValueError(f"{name} must be one number or a pair (y, x), not {value!r}.")
     return pair
@@ -415,6 +413,8 @@ def _check(input, offset, weight, bias, mask, stride, padding, dilation) -> torc
             raise ValueError(f"{name} must be at least {least}, not {tuple(pair)}.")
 
     batch, channels, *image = input.shape
+    if min(image) < 1:
+        raise ValueError(f"input must have at least one pixel, but has shape {list(input.shape)}.")
     filters, group_channels, *kernel = weight.shape
     if 0 in weight.shape:
         raise ValueError(f"weight must not be empty, but has shape {list(weight.shape)}.")

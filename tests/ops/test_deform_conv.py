@@ -215,7 +215,7 @@ def test_example_in_the_docstring():
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradcheck(device, groups, masked):
-    tensors, geometry = make(batch=1, channels=4, outputs=2, size=(3, 4), groups=groups, device=device)
+    tensors, geometry = make(batch=1, outputs=2, size=(2, 3), groups=groups, device=device)
     # Finite differences must not step over a whole number, where the derivative jumps.
     tensors[1] = tensors[1].floor() + 0.1 + 0.8 * torch.rand_like(tensors[1])
     tensors = [t.requires_grad_() for t in tensors]
@@ -406,20 +406,14 @@ def test_half_precision_sums_in_float32(device, dtype):
         channels=32, outputs=16, size=(12, 11), deform_groups=8, spread=0.5, device=device
     )
     tensors = [t.to(dtype) for t in tensors]
-    expected = run([t.double().cpu() for t in tensors], geometry, function=reference.deform_conv2d)
-    actual = run(tensors, geometry, call(tensors, geometry).sign())
-    expected = run(
-        [t.double().cpu() for t in tensors],
-        geometry,
-        actual[0].sign().double().cpu(),
-        reference.deform_conv2d,
-    )
+    signs = call(tensors, geometry).sign()
+    actual = run(tensors, geometry, signs)
+    exact = [t.double().cpu() for t in tensors]
+    expected = run(exact, geometry, signs.double().cpu(), reference.deform_conv2d)
     assert {t.dtype for t in actual} == {dtype}
-    rounding = torch.finfo(dtype).eps
-    error = (actual[0].double().cpu() - expected[0]).abs() / (
-        expected[0].abs() + 0.01 * expected[0].abs().max()
-    )
-    assert error.max() < rounding
+    size = expected[0].abs()
+    error = (actual[0].double().cpu() - expected[0]).abs() / (size + 0.01 * size.max())
+    assert error.max() < torch.finfo(dtype).eps
     assert_close(actual, expected, dtype)
 
 
@@ -440,15 +434,16 @@ def test_offsets_keep_their_type(device):
     assert (actual[0].double().cpu() - expected[0]).abs().max() < 0.1 * lost
 
 
-def test_same_bits_twice(device):
+def test_same_bits_twice(device, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's deterministic mode wants it on CUDA
     tensors, geometry = make(
-        batch=3, channels=16, outputs=8, size=(33, 31), dtype=torch.float32, device=device
+        batch=3, channels=16, outputs=8, size=(21, 19), dtype=torch.float32, device=device
     )
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(2)
     try:
-        first, *others = (run(tensors, geometry) for _ in range(4))
+        first, *others = (run(tensors, geometry) for _ in range(3))
         assert all(a.equal(b) for other in others for a, b in zip(first, other, strict=True))
     finally:
         torch.use_deterministic_algorithms(before)
@@ -498,7 +493,7 @@ def test_compile_with_changing_shapes_and_autocast(device):
 
     torch.compiler.reset()
     compiled = torch.compile(low, fullgraph=True, backend="aot_eager", dynamic=True)
-    for batch, size in ((2, (5, 6)), (3, (9, 7)), (5, (6, 11))):
+    for batch, size in ((2, (5, 6)), (3, (9, 7))):
         tensors, geometry = make(batch=batch, size=size, dtype=torch.float32, device=device)
         actual, expected = run(tensors, geometry, function=compiled), run(tensors, geometry, function=low)
         assert actual[0].dtype == torch.bfloat16
@@ -583,6 +578,11 @@ def _sampling(module, image):
 
 WRONG = {
     "3 dimensions": (lambda t: {"input": t["input"][0]}, ValueError, r"input .*\[N, C, H, W\].*\[4, 5, 6\]"),
+    "no pixels": (
+        lambda t: {"input": t["input"][:, :, :0]},
+        ValueError,
+        r"input must have at least one pixel",
+    ),
     "integers": (
         lambda t: {"input": t["input"].long()},
         TypeError,
@@ -657,7 +657,7 @@ def test_wrong_arguments(name):
 def test_backend_chooses_and_restores():
     tensors, geometry = make(dtype=torch.float32)
     with ops.backend("reference"):
-        assert ops.explain().startswith("cpu tensors: reference, chosen by backend(...).")
+        assert ops.explain().startswith("cpu tensors: reference runs, chosen by backend(...).")
         leaves = [t.requires_grad_() for t in tensors]
         output = call(leaves, geometry)
         with ops.backend("torchvision"):
@@ -684,7 +684,7 @@ def test_unknown_and_impossible_choices(monkeypatch):
     with pytest.raises(ReproError, match=r"REPRO_DEFORM_CONV names no implementation: 'fast'"):
         call(tensors, geometry)
     monkeypatch.setenv("REPRO_DEFORM_CONV", "reference")
-    assert "reference, chosen by REPRO_DEFORM_CONV" in ops.explain("cpu")
+    assert "reference runs, chosen by REPRO_DEFORM_CONV" in ops.explain("cpu")
     with ops.backend("torchvision"):
         assert "backend(...)" in ops.explain("cpu")
 
@@ -793,4 +793,4 @@ print(ops.explain())
 def test_fast_path_leaves_torchvision_alone(broken_torchvision):
     code = "assert not about and 'torchvision' not in sys.modules; print(ops.explain())"
     output = run_child(code, PYTHONPATH=broken_torchvision)
-    assert output.startswith("cpu tensors: cpu.") and "torchvision: not available." in output
+    assert output.startswith("cpu tensors: cpu runs, the fastest") and "torchvision: not available." in output
