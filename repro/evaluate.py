@@ -1,8 +1,10 @@
 """Denoising a photograph of any size, and measuring a denoiser on a set of images."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import product
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from repro.weights import load
 # full size; with tiles of this size, the program itself and a 20-megapixel photograph it stays under 4 GiB.
 PIXELS_AT_ONCE = 896 * 896
 
-# ------------------------------------------------------------------------------------------- one photograph
+# --- one photograph
 
 
 def denoise(
@@ -33,13 +35,14 @@ def denoise(
 ) -> Tensor | np.ndarray:
     """The clean estimate of ``image``, of the same kind, shape, type and range.
 
-    ``image``: a tensor [C, H, W] or [B, C, H, W], or an array [H, W], [H, W, 1] or [H, W, 3]; floating
-    point in [0, 1] (noise may stick out) or uint8. The estimate is clipped to that range, and rounded in
-    uint8. ``model``: a network, or what :func:`repro.load` takes. It works where its parameters are.
-    ``sigma``: the noise's standard deviation in units of [0, 1], for networks that must be told; blind ones
-    ignore it. ``tile``: side in pixels of the tiles in which a large image is denoised, 0 for all at once;
-    left out, whatever stays under 4 GiB. Each tile sees ``model.halo`` pixels of its surroundings, enough
-    for a result within 1/255 of the one obtained at once.
+    - ``image``: a tensor [C, H, W] or [B, C, H, W], or an array [H, W], [H, W, 1] or [H, W, 3]; floating
+      point in [0, 1] (noise may stick out) or uint8. The estimate is clipped to that range.
+    - ``model``: a network, or what :func:`repro.load` takes. It works where its parameters are.
+    - ``sigma``: standard deviation of the noise in units of [0, 1], for networks that must be told; blind
+      ones do without.
+    - ``tile``: side in pixels of the tiles in which a large image is denoised, 0 for all at once; left out,
+      whatever stays under 4 GiB. Each tile sees ``model.halo`` pixels of its surroundings, enough for a
+      result within 1/255 of the one obtained at once.
 
     A gray image given to a colour network is repeated three times, and the three estimates averaged. A
     colour image given to a gray network is denoised channel by channel, as if each were a photograph.
@@ -50,14 +53,13 @@ def denoise(
     net = load(model) if isinstance(model, str | Path) else model
     _require_sigma(net, sigma)
     batch, restore = _as_batch(image)
-    if not batch.isfinite().all():
+    low, high = (float(value) for value in batch.aminmax())
+    if not (isfinite(low) and isfinite(high)):
         raise ReproError("The image has values that are no numbers (NaN or infinite).")
-    if batch.abs().max() > 16:
-        raise ReproError(
-            f"The image has values up to {batch.abs().max():.0f}; floating-point images are in [0, 1]."
-        )
+    if max(-low, high) > 16:
+        raise ReproError(f"The image has values from {low:g} to {high:g}; floating point means [0, 1] here.")
     like = next(net.parameters(), batch)
-    with torch.no_grad(), _evaluating(net):
+    with _evaluating(net):
         clean = [
             _run_in_channels(net, single[None].to(like.device, like.dtype), sigma, tile) for single in batch
         ]
@@ -75,8 +77,9 @@ def _as_batch(image: Tensor | np.ndarray) -> tuple[Tensor, Callable[[Tensor], Te
     elif isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
             raise ValueError(f"An array image is [H, W], [H, W, 1] or [H, W, 3], not {list(image.shape)}.")
-        pixels = torch.from_numpy(np.ascontiguousarray(image if image.ndim == 3 else image[..., None]))
-        pixels = pixels.permute(2, 0, 1)
+        image_3d = image if image.ndim == 3 else image[..., None]
+        # torch wants memory it could write to, which a picture opened by Pillow does not offer.
+        pixels = torch.from_numpy(np.require(image_3d, requirements=("C", "W"))).permute(2, 0, 1)
     else:
         raise TypeError(f"An image is a torch tensor or a NumPy array, not {type(image).__name__}.")
     if not (pixels.is_floating_point() or pixels.dtype == torch.uint8):
@@ -127,8 +130,7 @@ def _run_in_tiles(net: Denoiser, image: Tensor, sigma: float | None, tile: int |
 
 
 def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
-    """[0, length) in parts of about the same size, at most ``tile``, that begin at multiples of
-    ``alignment``."""
+    """[0, length) in about equal parts of at most ``tile``, each beginning at a multiple of ``alignment``."""
     tile = max(tile // alignment, 1) * alignment
     count = -(-length // tile)
     step = -(-length // (count * alignment)) * alignment
@@ -151,20 +153,19 @@ def _require_sigma(net: Denoiser, sigma: float | None) -> None:
         raise ReproError(f"sigma = {sigma:g} is not in [0, 1]; 50 gray levels of 255 are {50 / 255:.3f}.")
 
 
-class _evaluating:
-    """``net.eval()`` for the duration of a block."""
+@contextmanager
+def _evaluating(net: Denoiser) -> Iterator[None]:
+    """Evaluation mode, without gradients, for the duration of a block."""
+    training = net.training
+    try:
+        net.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        net.train(training)
 
-    def __init__(self, net: Denoiser):
-        self.net, self.training = net, net.training
 
-    def __enter__(self):
-        self.net.eval()
-
-    def __exit__(self, *_):
-        self.net.train(self.training)
-
-
-# -------------------------------------------------------------------------------------------- a set of
+# --- a set of
 # images
 
 
@@ -184,24 +185,26 @@ def evaluate(
 ) -> pd.DataFrame:
     """Denoise every image of a set and measure the result, one row per image.
 
-    ``dataset``: a name in the catalogue, or samples. A gray network gets the luma of colour images. Noise
-    of standard deviation ``sigma_255 / 255`` is added that depends on image, sigma and ``seed`` alone, with
-    ``clip`` and ``round_8bit`` as in :mod:`repro.data.noise`; with ``sigma_255=None`` the set's own noisy
-    photographs are used. The estimate is clipped to [0, 1] and compared as :mod:`repro.metrics` describes.
-    Means over images are left to the reader of the table; published averages are such means.
+    - ``dataset``: a name in the catalogue, a folder of images, or samples. A gray network gets the luma of
+      colour images.
+    - ``sigma_255``: noise of standard deviation ``sigma_255 / 255`` is added that depends on image, sigma and
+      ``seed`` alone; ``clip`` and ``round_8bit`` as in :mod:`repro.data.noise`. None: the set's own noisy
+      photographs are used.
+    - ``crop_multiple``: clean and noisy image are cropped at the top left to multiples of this (8: SADNet's
+      authors).
+    - ``patch``: the network sees non-overlapping patches of this side, each by itself, from the top left
+      (128: the replication of SADNet). What does not fill a patch at the right and the bottom is left out,
+      and every metric is the mean over the patches. One more column, ``psnr_assembled_db``, has the PSNR of
+      the patches put together again, in float: it tells what the network loses at borders from what
+      averaging adds.
+    - ``limit``: only the first images.
+    - ``device``: the network is moved there, and back afterwards.
+    - ``progress``: called with each row; left out, there is a bar on a terminal.
 
-    ``crop_multiple``: noisy and clean image are cropped at the top left to multiples of this (8: SADNet's
-    authors). ``patch``: the network sees non-overlapping patches of this side, each by itself, from the top
-    left; what does not fill a patch at the right and the bottom is left out, and every metric is the mean
-    over the patches (128: the replication of SADNet). A column ``psnr_assembled_db`` then has the PSNR of
-    the patches put together again, in float, so that what the network loses at borders can be told from
-    what averaging adds. ``limit``: the first images only. ``progress`` is called with each row; left out,
-    there is a bar on a terminal.
-
-    Columns: dataset, image, height, width, sigma_255, noise_clipped, noise_rounded, noise_seed,
-    psnr_noisy_db (of what the network was given), psnr_db, psnr_rounded_db, psnr_truncated_db, ssim,
-    ssim_3d (NaN for sides below 11 pixels), seconds (of the network alone). The network is moved to
-    ``device``, and back afterwards.
+    The estimate is clipped to [0, 1]. Columns: dataset, image, height, width, sigma_255, noise_clipped,
+    noise_rounded, noise_seed, psnr_noisy_db (of what the network was given), psnr_db, psnr_rounded_db,
+    psnr_truncated_db, ssim, ssim_3d (:mod:`repro.metrics`; SSIM is NaN for sides below 11 pixels), seconds
+    (of the network alone). Published averages are means of such a column.
     """
     name, count, samples = _samples(net, dataset, limit)
     sigma = None if sigma_255 is None else sigma_255 / 255
@@ -212,7 +215,7 @@ def evaluate(
     bar = tqdm(samples, desc=name, total=count, unit="image", disable=True if progress else None)
     try:
         net.to(device)
-        with torch.no_grad(), _evaluating(net):
+        with _evaluating(net):
             for sample in bar:
                 if sigma_255 is not None:
                     noisy = noise.fixed_gaussian_noise(

@@ -139,6 +139,14 @@ def test_a_model_may_be_a_file(sadnet, tmp_path):
     assert torch.equal(denoise(image, path), denoise(image, sadnet))
 
 
+def test_an_array_may_be_read_only_or_a_mirrored_view(recwarn):
+    image = np.random.default_rng(0).random((4, 6, 3))
+    image.setflags(write=False)
+    clean = denoise(image[:, ::-1], Darken())
+    np.testing.assert_allclose(clean, (image[:, ::-1] - 0.1).clip(0), atol=1e-6)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_image_with_values_that_are_no_numbers_is_refused(value):
     image = np.zeros((4, 4, 3), "float32")
@@ -148,7 +156,7 @@ def test_an_image_with_values_that_are_no_numbers_is_refused(value):
 
 
 def test_a_float_image_on_the_scale_of_255_is_refused():
-    with pytest.raises(ReproError, match=r"up to 200; .* \[0, 1\]"):
+    with pytest.raises(ReproError, match=r"200 to 200; .* \[0, 1\]"):
         denoise(np.full((4, 4), 200.0), Darken())
 
 

@@ -1,5 +1,4 @@
-"""The denoisers by name. One paper, one file; :class:`repro.models.base.Denoiser` says what they all
-promise."""
+"""The denoisers by name: one paper, one file. :class:`repro.models.base.Denoiser` says what all promise."""
 
 import dataclasses
 from importlib import import_module

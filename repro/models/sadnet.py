@@ -135,9 +135,8 @@ class OffsetBlock(nn.Module):
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
         features = activate(self.extract(x))
         if self.merge is not None:
-            # A shift of one position at the coarser scale is one of two positions here: hence the factor 2.
-            # Applied before the enlargement it touches a quarter of the values, and the result is the same
-            # to the bit.
+            # A shift by one position of the coarser scale is one by two positions here: hence the factor 2.
+            # Before the enlargement it touches a quarter of the values, and gives the same bits.
             enlarged = F.interpolate(2 * coarser, scale_factor=2, mode="bilinear", align_corners=False)
             features = activate(self.merge(torch.cat([features, enlarged], 1)))
         return activate(self.refine(features))  # [B, 32, h, w]
@@ -154,7 +153,7 @@ class RSAB(nn.Module):
         self.conv = conv3x3(width, width)
 
     def split(self, located: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets [B, 18 G, h, w], ordered group, kernel point, (y, x), and modulation [B, 9 G, h, w] in (0, 1)."""
+        """Offsets [B, 18 G, h, w] (group, kernel point, then y, x), modulation [B, 9 G, h, w] in (0, 1)."""
         # One split rather than two slices: its gradient is a single concatenation.
         offset, logits = located.split([self.offset_channels, self.offset_channels // 2], 1)
         return offset, logits.sigmoid()
@@ -176,18 +175,18 @@ class DecoderScale(nn.Module):
         if not coarsest:
             self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
             self.fuse = nn.Conv2d(2 * width, width, 1)
-        self.offset = None
-        self.block = ResBlock(width)
         if sizes.rsab:
             self.offset = OffsetBlock(width, sizes.offset_width, sizes.transfer and not coarsest)
             self.block = RSAB(width, sizes.offset_width, sizes.deform_groups)
+        else:
+            self.offset = None
+            self.block = ResBlock(width)
         self.after = after
 
     def forward(
         self, x: Tensor, skip: Tensor | None = None, coarser: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The scale's features [B, width, h, w], and the offset features that the next finer scale starts
-        from."""
+        """The scale's features [B, width, h, w], and its offset features [B, 32, h, w] for the next."""
         if skip is not None:
             x = self.after(self.up(x))  # [B, 2 width, h/2, w/2] -> [B, width, h, w]
             x = self.after(self.fuse(torch.cat([x, skip], 1)))
@@ -198,8 +197,7 @@ class DecoderScale(nn.Module):
 
 
 class SADNet(Denoiser):
-    """The network of Figure 1. ``net(noisy) -> clean``, as :class:`~repro.models.base.Denoiser`
-    promises."""
+    """The network of Figure 1: ``net(noisy) -> clean``, as :class:`~repro.models.base.Denoiser` promises."""
 
     name = "sadnet"
     Sizes = SADNetSizes
@@ -256,14 +254,12 @@ class SADNet(Denoiser):
 
     @torch.no_grad()
     def offsets(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the deformable kernels do to an image: (offset, modulation) of scales 4, 3, 2, 1, coarse to
-        fine.
+        """Where the deformable kernels sample: (offset, modulation) of scales 4, 3, 2, 1, coarse to fine.
 
         For [B, C, H, W] and scale s: offset [B, 18 G, h, w] in pixels of that scale, ordered deform group,
-        kernel row, kernel column, (y, x); modulation [B, 9 G, h, w] in (0, 1). Position (i, j) sees the
-        image's rows from 2^(s-1) i and columns from 2^(s-1) j. h and w cover the padded image: h = 8 ceil(H
-        / 8) / 2^(s-1). Where the op runs makes no difference: the convolutions that predict both are
-        listened to. ValueError for a network without RSAB.
+        kernel row, kernel column, (y, x); modulation [B, 9 G, h, w] in (0, 1). Position (i, j) is the square
+        of the image with its corner in row 2^(s-1) i and column 2^(s-1) j and the side 2^(s-1). The padded
+        image is covered: h = 8 ceil(H/8) / 2^(s-1). ValueError for a network without RSAB.
         """
         if not self.sizes.rsab:
             raise ValueError("a SADNet without RSAB has no offsets.")
@@ -282,10 +278,10 @@ class SADNet(Denoiser):
 
     @classmethod
     def upstream_sizes(cls, arrays: dict[str, Tensor]) -> dict:
-        """The sizes that a state dict of the authors' code shows: all but the dilations and the
-        initialisation.
+        """The sizes that a state dict of the authors' code shows.
 
-        A last layer that takes ``width + channels`` inputs is the replication's.
+        Dilations and initialisation leave no trace in it. A last layer that takes ``width + channels`` inputs
+        is the replication's.
         """
         rsab = any(".dcnpack." in name for name in arrays)
         sizes = {
@@ -323,8 +319,7 @@ def initialise_as_the_authors(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# Names here, names in the authors' code. An RSAB's `conv` and a ResBlock's `conv1` in its place are one
-# name there.
+# Names here and names in the authors' code, where an RSAB's `conv` is called as a ResBlock's first one.
 UPSTREAM_NAMES = (
     (r"^first\.", r"res1.conv0."),
     (r"^encode(\d)\.", r"res\1."),
