@@ -1,0 +1,177 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from repro import files, weights
+from repro.errors import ReproError
+from repro.study import campaign, experiments, records
+from repro.study.experiments import Evaluation
+
+SMOKE = experiments.get("smoke-colour")
+TINY = replace(
+    SMOKE, name="tiny", train=SMOKE.train | {"steps": 4, "validate_every": 4, "checkpoint_every": 2, "log_every": 2},
+    evaluate=(Evaluation("embedded-test", 50, limit=1),), offsets=None,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path / "unfinished"))
+    return tmp_path / "unfinished"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results with one finished run, which the tests that use it only read."""
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_RUNS", str(folder / "unfinished"))
+        campaign.run(only="tiny", results=folder, experiments=[TINY], say=lambda line: None)
+    return folder
+
+
+@pytest.fixture
+def published(results):
+    return records.read(results / "runs" / "tiny" / "seed0")
+
+
+def state(results, experiment=TINY):
+    return campaign.status(results, [experiment])["state"].tolist()
+
+
+def test_a_finished_run_is_published_complete(published, results):
+    assert state(results) == ["done"]
+    assert published["steps"] == 4
+    assert published.curve["step"].tolist() == [2, 4]
+    assert len(published.metrics) == 1
+    mean = published["evaluations"][0]["psnr_db"]
+    assert mean == pytest.approx(published.metrics["psnr_db"].mean(), abs=1e-3)
+    assert not (results / "unfinished" / "tiny" / "seed0").exists()
+    # nothing is left to do
+    assert campaign.run(only="tiny", results=results, experiments=[TINY]) == []
+
+
+def test_a_record_says_how_to_redo_it(published):
+    assert records.redo(published) == TINY.train_config(0)
+    assert all(entry["origin"] for entry in published["hyperparameters"].values())
+    assert {d["name"] for d in published["data"]} == {"embedded-train", "embedded-test"}
+    assert published["command"] == "repro campaign --only tiny"
+
+
+def test_published_weights_are_what_was_measured(published, results):
+    from repro.evaluate import evaluate
+
+    net = weights.load(results / "weights" / "tiny-seed0.safetensors")
+    again = evaluate(net, "embedded-test", 50, limit=1)
+    assert again["psnr_db"].item() == pytest.approx(published.metrics["psnr_db"].item(), abs=1e-3)
+    assert weights.describe(results / "weights" / "tiny-seed0.safetensors")["experiment"] == "tiny"
+
+
+def test_a_record_of_other_settings_is_not_overwritten(published, results):
+    changed = replace(TINY, train=TINY.train | {"lr": 1e-5})
+    assert state(results, changed) == ["outdated"]
+    said = []
+    assert campaign.run(only="tiny", results=results, experiments=[changed], say=said.append) == []
+    assert "remove" in said[0]
+
+
+def test_an_evaluation_that_is_there_is_not_repeated(tmp_path, monkeypatch):
+    two = replace(TINY, evaluate=(*TINY.evaluate, Evaluation("embedded-test", 25, limit=1)))
+    done = []
+
+    def evaluate(net, dataset, sigma_255, **options):
+        done.append(sigma_255)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        row = {"image": "a", "psnr_db": 20.0, "psnr_noisy_db": 14.0} | dict.fromkeys(records.METRICS, 20.0)
+        return pd.DataFrame([row])
+
+    monkeypatch.setattr("repro.evaluate.evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(only="tiny", results=tmp_path, experiments=[two])
+    assert state(tmp_path, two) == ["interrupted"]
+    campaign.run(only="tiny", results=tmp_path, experiments=[two])
+    assert done == [50, 25, 25]
+    assert state(tmp_path, two) == ["done"]
+
+
+def test_a_missing_data_set_does_not_end_the_campaign(tmp_path):
+    closed = replace(TINY, name="closed", data="div2k")
+    said = []
+    written = campaign.run(only="*", results=tmp_path, experiments=[closed, TINY], say=said.append)
+    assert [folder.parent.name for folder in written] == ["tiny"]
+    assert any("div2k" in line for line in said)
+
+
+def test_hours_end_a_campaign(tmp_path):
+    long = replace(TINY, train=TINY.train | {"steps": 100_000})
+    began = time.monotonic()
+    with pytest.raises(campaign.Stopped):
+        campaign.run(hours=2 / 3600, only="tiny", results=tmp_path, experiments=[long])
+    assert time.monotonic() - began < 60
+    row = campaign.status(tmp_path, [long]).iloc[0]
+    assert row["state"] == "interrupted"
+    assert row["seconds_left"] > 0
+
+
+def test_names_and_budgets_that_do_not_exist(tmp_path):
+    with pytest.raises(ReproError, match="No experiment"):
+        campaign.run(only="nothing", results=tmp_path)
+    with pytest.raises(ReproError, match="no budget"):
+        campaign.run(budget="huge", results=tmp_path)
+
+
+def test_status_reads_as_a_table(tmp_path):
+    text = campaign.format_status(campaign.status(tmp_path))
+    assert "sadnet-colour-50 " in text
+    assert f"{len(experiments.load())} waiting" in text
+
+
+@pytest.mark.slow
+def test_killed_twice_and_continued(tmp_path, runs):
+    """SIGKILL in the middle of training and again while evaluating; the third start finishes."""
+    text = (files.results() / "experiments.toml").read_text()
+    text = text.replace("steps = 30", "steps = 60").replace('offsets = "embedded-test"\n', "")
+    (tmp_path / "list.toml").write_text(text)
+    code = (
+        "import sys; from pathlib import Path; from repro.study import campaign, experiments\n"
+        "campaign.run(only='smoke-colour', results=Path(sys.argv[1]), experiments=experiments.load(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "list.toml")]
+    place = runs / "smoke-colour" / "seed0"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def kill_when(there):
+        with subprocess.Popen(command, cwd=files.root(), env=environment) as process:
+            while not there():
+                assert process.poll() is None, "it ended by itself"
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+
+    def steps():
+        curve = place / "curve.csv"
+        return len(curve.read_text().splitlines()) - 1 if curve.exists() else 0
+
+    kill_when(lambda: steps() >= 3)
+    listed = experiments.load(tmp_path / "list.toml")
+    chosen = [e for e in listed if e.name == "smoke-colour"]
+    assert campaign.status(tmp_path, chosen)["state"].tolist() == ["interrupted"]
+    started = json.loads((place / "environment.json").read_text())["started"]
+    kill_when(lambda: any(place.glob("evaluation-*.csv")))
+    first = next(place.glob("evaluation-*.csv")).read_bytes()
+    subprocess.run(command, cwd=files.root(), env=environment, check=True)
+    record = records.read(tmp_path / "runs" / "smoke-colour" / "seed0")
+    assert record["steps"] == 60
+    assert record["started"].startswith(started[:10])
+    assert record.curve["step"].tolist() == list(range(5, 61, 5))
+    kept = pd.read_csv(io.BytesIO(first))["psnr_db"].item()
+    assert kept == pytest.approx(record.metrics["psnr_db"].iloc[0])
+    assert len(record.metrics) == 2

@@ -1,0 +1,78 @@
+import re
+import tomllib
+
+import pytest
+
+from repro import files
+from repro.data import catalog
+from repro.errors import ReproError
+from repro.study import claims, experiments
+
+EXPERIMENTS = experiments.load()
+TEXT = (files.results() / "experiments.toml").read_text()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
+def test_every_row_makes_a_run(experiment):
+    ledger = claims.load()
+    for pattern in experiment.claims:
+        assert len(claims.match(ledger, [pattern])), f"{pattern} fits no claim"
+    for evaluation in experiment.evaluate:
+        assert catalog.find(evaluation.dataset).role.startswith("test")
+    if experiment.train is not None:
+        config = experiment.train_config(experiment.seeds[0])
+        assert config.steps or config.seconds
+        assert catalog.find(experiment.data).role.startswith("train")
+
+
+def test_budgets_keep_their_limits():
+    limit = {"cpu": 9_000, "gpu": 1_500}
+    for experiment in EXPERIMENTS:
+        seconds = (experiment.train or {}).get("seconds")
+        assert seconds is None or seconds <= limit.get(experiment.budget, seconds), experiment.name
+
+
+def test_no_measured_quality_is_typed_into_the_list():
+    published = claims.find(claims.load(), metric=["psnr", "ssim"])["value"]
+    data = re.sub(r"#.*", "", TEXT)
+    assert not set(re.findall(r"\d+\.\d+", data)) & set(published)
+    assert "psnr" not in data.lower()
+
+
+def test_the_list_begins_with_the_main_result_and_covers_the_ablation():
+    assert EXPERIMENTS[0].name == "sadnet-colour-50"
+    states = {e.variant for e in EXPERIMENTS if e.name.startswith("ablation-")}
+    assert states == {"none", "rsab", "context", "rsab+context", "rsab+transfer", "full"}
+    recipes = [e.train for e in EXPERIMENTS if e.name.startswith("ablation-")]
+    assert all(recipe == recipes[0] for recipe in recipes)
+
+
+def test_names_of_evaluations():
+    name = experiments.Evaluation("kodak24", 50, clip=True, round_8bit=True, patch=128, limit=2).name
+    assert name == "kodak24-50-clipped-rounded-patch128-first2"
+    assert experiments.Evaluation("nam25", None).name == "nam25"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('budget = "smoke"', 'budget = "huge"'), "huge|no budget"),
+        (('name = "smoke-gray"', 'name = "smoke-colour"'), "twice"),
+        (('data = "embedded-train"', 'data = "embedded-test"'), "on which it is trained"),
+        (('why = "The same in gray', 'because = "The same in gray'), "surplus|complete"),
+        (("[[experiment]]", "[[experiment]"), "Cannot read"),
+    ],
+)
+def test_a_wrong_row_is_said_in_a_sentence(tmp_path, change, says):
+    assert change[0] in TEXT
+    (tmp_path / "experiments.toml").write_text(TEXT.replace(*change))
+    with pytest.raises(ReproError, match=says):
+        experiments.load(tmp_path / "experiments.toml")
+
+
+def test_none_stands_for_nothing():
+    recipe = tomllib.loads(TEXT)["budget"]["paper"]
+    assert recipe["ema_decay"] == "none"
+    assert experiments.get("sadnet-colour-50-paper").train["ema_decay"] is None
+    with pytest.raises(ReproError, match="choose from"):
+        experiments.get("sadnet-color")

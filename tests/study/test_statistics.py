@@ -1,0 +1,63 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from repro.study.statistics import bootstrap, compare
+
+
+def test_two_values_by_hand():
+    # Resampled means of {0, 1} are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4: the 95 % interval is all of it.
+    assert bootstrap([0.0, 1.0])[:3] == (0.5, 0.0, 1.0)
+
+
+def test_constant_values_leave_no_doubt():
+    interval = bootstrap([3.0] * 10)
+    assert interval == (3.0, 3.0, 3.0, 10)
+    assert interval.sign == 1
+    assert bootstrap([-3.0] * 10).sign == -1
+
+
+def test_interval_is_that_of_the_normal_law():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    mean, low, high, _ = bootstrap(values)
+    half = 1.96 * values.std() / 20
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.015)
+
+
+def test_covers_the_truth_about_as_often_as_it_says():
+    random = np.random.default_rng(2)
+    hits = sum(
+        low <= 0 <= high for _, low, high, _ in (bootstrap(random.normal(size=40), 500) for _ in range(400))
+    )
+    assert 0.90 <= hits / 400 <= 0.97
+
+
+def test_the_seed_fixes_the_interval():
+    values = np.sqrt(np.arange(24.0))
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
+    assert bootstrap(values, seed=3) != bootstrap(values, seed=4)
+
+
+def test_pairing_removes_the_spread_between_images():
+    names = [f"image{k}" for k in range(24)]
+    hard = np.linspace(20, 40, 24)
+    first, second = pd.Series(hard + 0.1, names), pd.Series(hard, names)
+    paired = compare(first, second.sample(frac=1, random_state=0))
+    assert paired.mean == pytest.approx(0.1)
+    assert paired.sign == 1
+    assert bootstrap(hard + 0.1 - hard.mean()).sign == 0
+
+
+def test_refuses_other_images_and_missing_values():
+    with pytest.raises(ValueError, match="same images"):
+        compare(pd.Series([1.0, 2.0], ["a", "b"]), pd.Series([1.0, 2.0], ["a", "c"]))
+    with pytest.raises(ValueError, match="missing"):
+        bootstrap([1.0, float("nan")])
+
+
+def test_one_value_has_no_interval():
+    mean, low, high, count = bootstrap([2.0])
+    assert (mean, count) == (2.0, 1)
+    assert np.isnan(low)
+    assert np.isnan(high)

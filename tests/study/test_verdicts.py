@@ -1,0 +1,210 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from repro import files, offsets
+from repro.errors import ReproError
+from repro.study import claims, experiments, records, verdicts
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study, settle
+
+LEDGER, EXPERIMENTS = claims.load(), experiments.load()
+PRINTED = 29.64  # SADNet, Kodak24, sigma 50
+CLASSICAL = 28.63  # CBM3D there
+SPREAD = np.linspace(-3, 3, 24)  # between images
+
+
+def settled(claim_id, *found):
+    return settle(LEDGER.loc[claim_id], Study(LEDGER, EXPERIMENTS, list(found)))
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "offset_db", "word"),
+    [
+        ("paper", 960_000, 0.05, REPRODUCED),
+        ("paper", 960_000, -0.05, REPRODUCED),
+        ("paper", 960_000, -0.051, DIRECTION),  # missed, but above CBM3D
+        ("cpu", 0, -0.05, REPRODUCED),  # published weights: nothing was trained
+        ("cpu", 10_000, 0.0, DIRECTION),  # however close: a smaller budget speaks of the direction only
+        ("cpu", 10_000, CLASSICAL - PRINTED + 0.11, DIRECTION),
+        ("cpu", 10_000, CLASSICAL - PRINTED + 0.09, NOT_REPRODUCED),  # within the tolerance of CBM3D
+        ("cpu", 10_000, -3.0, NOT_REPRODUCED),
+    ],
+)
+def test_a_value_at_the_edges_of_its_tolerance(make_record, budget, steps, offset_db, word):
+    record = make_record("x", PRINTED + offset_db + SPREAD, budget=budget, steps=steps)
+    verdict = settled("001-t3-kodak24-50-sadnet", record)
+    assert verdict.word == word, verdict.reason
+    assert verdict.difference == pytest.approx(offset_db)
+    assert verdict.evidence == "x-seed0"
+    if steps and budget != "paper":
+        assert "cpu budget" in verdict.reason
+
+
+def test_direction_is_decided_image_by_image_where_it_can_be(make_record):
+    ours = make_record("ours", CLASSICAL + 0.05 + SPREAD)
+    classical = make_record("classical", CLASSICAL + SPREAD, method="bm3d", steps=0)
+    assert settled("001-t3-kodak24-50-sadnet", ours).word == NOT_REPRODUCED
+    assert settled("001-t3-kodak24-50-sadnet", ours, classical).word == DIRECTION
+
+
+@pytest.mark.parametrize(
+    ("gain", "word"), [(0.02, DIRECTION), (-0.02, NOT_REPRODUCED), (0.0, NOT_REPRODUCED)]
+)
+def test_an_ordering_needs_an_interval_that_excludes_zero(make_record, gain, word):
+    wobble = 0.01 * (-1.0) ** np.arange(24)
+    ours = make_record("ours", 29 + SPREAD + gain + wobble)
+    other = make_record("other", 29 + SPREAD, method="ridnet", steps=0)
+    verdict = settled("001-order-kodak24-50-over-ridnet", ours, other)
+    assert verdict.word == word, verdict.reason
+    assert verdict.low <= verdict.difference <= verdict.high
+
+
+def test_an_ordering_at_the_papers_budget_is_reproduced(make_record):
+    ours = make_record("ours", 29.1 + SPREAD, budget="paper")
+    other = make_record("other", 29 + SPREAD, method="ridnet", steps=0)
+    assert settled("001-order-kodak24-50-over-ridnet", ours, other).word == REPRODUCED
+
+
+def test_ablation_states_are_compared_by_the_same_recipe_only(make_record):
+    full = make_record("full", 29.2 + SPREAD, steps=10_000)
+    short = make_record("short", 29.0 + SPREAD, variant="none", steps=2_500)
+    claim = "001-order-ablation-full-over-none"
+    assert settled(claim, full, short).word == NOT_TESTABLE
+    fair = make_record("fair", 29.1 + SPREAD, steps=2_500)
+    verdict = settled(claim, full, short, fair)
+    assert verdict.word == DIRECTION
+    assert verdict.evidence == "fair-seed0 short-seed0"
+
+
+def test_seeds_are_averaged_image_by_image(make_record):
+    first = make_record("x", PRINTED + 0.1 + SPREAD, budget="paper", seed=0)
+    second = make_record("x", PRINTED - 0.1 + SPREAD[::-1], budget="paper", seed=1)
+    verdict = settled("001-t3-kodak24-50-sadnet", first, second)
+    assert verdict.word == REPRODUCED
+    assert verdict.high - verdict.low < 1e-6  # the two spreads cancel image by image
+    assert verdict.evidence == "x-seed0 x-seed1"
+
+
+def test_the_larger_budget_speaks(make_record):
+    small = make_record("small", PRINTED - 0.5 + SPREAD)
+    large = make_record("large", PRINTED - 0.02 + SPREAD, budget="paper")
+    smoke = make_record("smoke", PRINTED + SPREAD, budget="smoke")
+    assert settled("001-t3-kodak24-50-sadnet", smoke, small, large).evidence == "large-seed0"
+    assert settled("001-t3-kodak24-50-sadnet", smoke).word == NOT_TESTABLE
+
+
+def test_other_conditions_do_not_count(make_record):
+    for k, wrong in enumerate(
+        (
+            {"sigma_255": 30.0},
+            {"colour": "gray"},
+            {"dataset": "cbsd68"},
+            {"variant": "none"},
+            {"method": "dncnn"},
+        )
+    ):
+        record = make_record(f"x{k}", PRINTED + SPREAD, **wrong)
+        assert settled("001-t3-kodak24-50-sadnet", record).word == NOT_TESTABLE, wrong
+
+
+def test_more_gain_at_more_noise(make_record):
+    found = []
+    for sigma, gain in ((30.0, 0.2), (70.0, 0.6)):
+        found.append(make_record(f"ours{sigma}", 28 + gain + SPREAD, sigma_255=sigma))
+        found.append(make_record(f"other{sigma}", 28 + SPREAD, sigma_255=sigma, method="dncnn", steps=0))
+    verdict = settled("001-direction-kodak24-gain-grows-with-noise", *found)
+    assert (verdict.word, verdict.difference) == (DIRECTION, pytest.approx(0.4))
+    assert settled("001-direction-kodak24-gain-grows-with-noise", *found[:2]).word == NOT_TESTABLE
+
+
+@pytest.mark.parametrize(("alignment", "word"), [(0.3, DIRECTION), (-0.3, NOT_REPRODUCED)])
+def test_kernels_along_edges(make_record, alignment, word):
+    columns = ("alignment", "alignment_shuffled", "anisotropy", "contrast", "contrast_shuffled", "radius_px")
+    rows = [
+        {"image": f"image{k}", "block": 0, "cell_px": cell, "region": region, "positions": 100}
+        | dict.fromkeys(columns, 0.1)
+        | {"alignment": alignment + 0.01 * k, "alignment_shuffled": 0.0}
+        for k in range(24)
+        for cell in offsets.SCALES
+        for region in ("smooth", "edge", "texture")
+    ]
+    record = make_record("x", PRINTED + SPREAD, offsets=pd.DataFrame(rows))
+    assert settled("001-direction-kernels-extend-along-edges", record).word == word
+
+
+def test_counts_are_measured_and_explained():
+    parameters = settled("001-t7-sadnet-parameters")
+    assert parameters.word == REPRODUCED
+    assert "4,234,723" in parameters.reason
+    assert "4,321,187" in parameters.reason
+    flops = settled("001-t7-sadnet-flops")
+    assert (flops.word, flops.ours) == (REPRODUCED, pytest.approx(50.08, abs=0.005))
+    claim = LEDGER.loc["001-t7-sadnet-flops"]
+    for factor, word in ((1.009, REPRODUCED), (1.011, NOT_REPRODUCED)):
+        changed = claim.copy()
+        changed["number"] = flops.ours / factor
+        assert settle(changed, Study(LEDGER, EXPERIMENTS, [])).word == word
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "word"),
+    [
+        ("001-s33-kernel-first", REPRODUCED),
+        ("001-s33-kernel-last", NOT_REPRODUCED),  # 3 x 3 in the authors' code
+        ("001-s33-channels-4", REPRODUCED),
+        ("000-t1-convout-channels-in", REPRODUCED),  # 35: the input is concatenated
+        ("000-t1-offset-block-1-channels-out", NOT_REPRODUCED),  # 32 at every scale in the code
+        ("001-order-kodak24-30-over-rnan", NOT_REPRODUCED),  # a tie in the paper's own table
+        ("001-order-dnd-ssim-over-ridnet", NOT_REPRODUCED),  # and the contrary here
+        ("001-order-dnd-psnr-over-ridnet", NOT_TESTABLE),
+        ("001-t4-dnd-sadnet-psnr", NOT_TESTABLE),
+        ("001-t5-sidd-validation-sadnet", NOT_TESTABLE),
+        ("001-t6-nam-sadnet-psnr", NOT_TESTABLE),
+        ("001-t7-sadnet-time", NOT_TESTABLE),
+        ("001-s4-batch", NOT_TESTABLE),
+        ("000-s4-sidd-loss", NOT_REPRODUCED),  # 0.05 of 39.46 is 0.13 %
+        ("000-direction-on-par-kodak24-50", NOT_REPRODUCED),
+        ("000-direction-on-par-bsd68-30", REPRODUCED),
+        ("001-direction-dilation-keeps-parameters", REPRODUCED),
+    ],
+)
+def test_claims_that_need_no_run(claim_id, word):
+    verdict = settled(claim_id)
+    assert verdict.word == word, verdict.reason
+    assert len(verdict.reason) > 20
+
+
+def test_a_claim_waits_for_the_experiment_that_tests_it(make_record):
+    verdict = settled("001-t2-bsd68-50-sadnet")
+    assert verdict.waits_for == "sadnet-gray-50"
+    assert verdict.command == "repro campaign --only sadnet-gray-50"
+
+
+def test_every_claim_has_one_verdict_of_four():
+    frame = verdicts.load()
+    assert frame["id"].tolist() == LEDGER["id"].tolist()
+    assert set(frame["word"]) <= set(WORDS)
+    assert (frame["reason"].str.len() > 5).all()
+
+
+def test_committed_verdicts_follow_from_the_records():
+    assert verdicts.check() == len(LEDGER)
+
+
+def test_a_changed_verdict_is_found(tmp_path):
+    text = (files.results() / "verdicts.csv").read_text()
+    changed = text.replace("001-t7-sadnet-flops,reproduced", "001-t7-sadnet-flops,not reproduced")
+    assert changed != text
+    (tmp_path / "verdicts.csv").write_text(changed)
+    with pytest.raises(ReproError, match="001-t7-sadnet-flops"):
+        verdicts.check(path=tmp_path / "verdicts.csv")
+
+
+def test_a_record_without_an_origin_is_refused(make_record, tmp_path):
+    content = dict(make_record("x", PRINTED + SPREAD).content)
+    content["hyperparameters"] = {"lr": {"value": 1e-4, "origin": ""}}
+    with pytest.raises(ReproError, match="where its lr comes from"):
+        records.validate(content)
+    del content["commit"]
+    with pytest.raises(ReproError, match="lacks commit"):
+        records.validate(content)
