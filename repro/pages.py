@@ -1,0 +1,278 @@
+"""What prose pages quote, written to ``book/_generated`` from claims, records and verdicts: no number is
+typed.
+
+Each function returns Markdown (with HTML for tables) that a page of the book includes.
+"""
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files, plots
+from repro.notebooks import render_table
+from repro.study import claims as ledger
+from repro.study import experiments, verdicts
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+
+CLASSES = {
+    REPRODUCED: "verdict-reproduced",
+    DIRECTION: "verdict-direction",
+    NOT_REPRODUCED: "verdict-not-reproduced",
+    NOT_TESTABLE: "verdict-not-testable",
+}
+KINDS = {
+    "results: PSNR, SSIM, parameters, cost": ledger.OUTCOMES,
+    "statements: which is better, what happens": ledger.STATEMENTS,
+    "architecture": ledger.ARCHITECTURE,
+    "training, protocol and data": ledger.PROTOCOL | ledger.DATA,
+}
+
+
+def write_all(folder: Path) -> None:
+    """Write every fragment into ``folder``; pages that include them are built afterwards."""
+    study, settled = Study.load(), load_settled()
+    fragments: dict[str, Callable[[], str]] = {
+        "glance": lambda: describe_glance(settled, study),
+        "sadnet_result": lambda: describe_result(settled, study),
+        "sadnet_costs": lambda: describe_costs(settled),
+        "sadnet_curve": lambda: describe_curves(study, folder),
+        "sadnet_budget": lambda: describe_budgets(study),
+        "experiments": lambda: describe_experiments(study),
+        "ledger": lambda: describe_ledger(settled),
+    }
+    for name, describe in fragments.items():
+        with files.write_atomically(folder / f"{name}.md") as path:
+            path.write_text(describe().strip() + "\n", encoding="utf-8")
+
+
+def show_verdict(word: str) -> str:
+    """HTML of one verdict: a mark, a colour and the words."""
+    return f'<span class="verdict {CLASSES[word]}">{word}</span>'
+
+
+def describe_glance(settled: pd.DataFrame, study: Study) -> str:
+    """Counts of verdicts by kind of claim, and the headline result."""
+    rows = []
+    for kind, metrics in KINDS.items():
+        words = settled.loc[settled["metric"].isin(metrics), "word"].value_counts()
+        cells = "".join(f"<td>{words.get(word, 0) or '–'}</td>" for word in WORDS)
+        rows.append(f"<tr><th>{kind}</th>{cells}</tr>")
+    total = settled["word"].value_counts()
+    cells = "".join(f"<td><b>{total.get(word, 0)}</b></td>" for word in WORDS)
+    head = "".join(f"<th>{show_verdict(word)}</th>" for word in WORDS)
+    table = (
+        '<div class="study-table"><table class="study"><thead>'
+        f"<tr><th>SADNet, {len(settled)} claims</th>{head}</tr></thead><tbody>"
+        f"{''.join(rows)}<tr><th>all</th>{cells}</tr></tbody></table></div>"
+    )
+    waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
+    still = (
+        f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for "
+        f"{waiting} experiments that are listed but not finished."
+        if waiting
+        else ""
+    )
+    return f"{describe_headline(settled, study)}\n\n{table}\n\n{still}"
+
+
+def describe_headline(settled: pd.DataFrame, study: Study) -> str:
+    """SADNet at its most quoted setting in one sentence."""
+    paper, replication, classical = (
+        _value(settled, source="001", table="Table 3", method="SADNet", dataset="Kodak24", sigma_255=50),
+        _value(
+            settled, source="000", table="Table 3", variant="replication", dataset="Kodak24", sigma_255=50
+        ),
+        _value(settled, source="001", table="Table 3", method="CBM3D", dataset="Kodak24", sigma_255=50),
+    )
+    printed = (
+        f"the paper prints {paper['value']} dB, the replication {replication['value']} dB, and CBM3D, the "
+        f"classical method, has {classical['value']} dB"
+    )
+    if pd.isna(paper["ours"]):
+        return (
+            f"**SADNet on Kodak24 at sigma 50**: {printed}. Our own training of it is not finished; its "
+            "place in the tables is empty until then."
+        )
+    return (
+        f"**SADNet on Kodak24 at sigma 50**: {printed}. Ours reaches **{paper['ours']:.2f} dB** at the "
+        f"`{paper['budget']}` budget: {show_verdict(paper['word'])}. {escape(paper['reason'])}"
+    )
+
+
+def describe_result(settled: pd.DataFrame, study: Study) -> str:
+    """PSNR of SADNet on colour images: paper, replication, ours, verdict."""
+    rows = []
+    for _, claim in ledger.find(settled, source="001", table="Table 3", method="SADNet").iterrows():
+        where = {"dataset": claim["dataset"], "sigma_255": claim["sigma_255"]}
+        other = _value(settled, source="000", table="Table 3", variant="replication", **where)
+        rows.append(
+            f"<tr><td>{claim['dataset']}</td><td>{claim['sigma_255']:g}</td><td>{claim['value']}</td>"
+            f"<td>{other['value']}</td><td>{_number(claim['ours'])}</td><td>{show_verdict(claim['word'])}</td>"
+            f"<td>{escape(claim['reason'])}</td></tr>"
+        )
+    head = "".join(
+        f"<th>{name}</th>" for name in ("images", "sigma", "paper", "replication", "ours", "verdict", "why")
+    )
+    table = (
+        '<div class="study-table"><table class="study"><caption>Mean PSNR in dB, colour</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    return f"{describe_headline(settled, study)}\n\n{table}"
+
+
+def describe_costs(settled: pd.DataFrame) -> str:
+    """The paper's parameters and operations of SADNet beside ours."""
+    rows = ledger.find(settled, source="001", table="Table 7", method="SADNet")
+    items = [
+        f"- {claim['metric'].replace('flops', 'FLOPs')}: the paper prints {claim['value']} {claim['unit']}. "
+        f"{show_verdict(claim['word'])}: {escape(claim['reason'])}"
+        for _, claim in rows.iterrows()
+    ]
+    return "\n".join(items)
+
+
+def describe_curves(study: Study, folder: Path) -> str:
+    """The learning curves of SADNet's colour runs at sigma 50, as a picture."""
+    runs = [
+        record
+        for record in study.records
+        if record["method"] == "sadnet" and record["budget"] != "smoke" and record.curve is not None
+    ]
+    if not runs:
+        return "No run is finished yet, so there is no curve to show."
+    curves = {record.name: record.curve for record in runs[:6]}
+    plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
+    best = max(runs, key=lambda record: record.curve["psnr_db"].max())
+    last = best.curve["psnr_db"].dropna().iloc[-1]
+    alt = f"Learning curves of {len(curves)} runs; {best.name} reaches most, {last:.2f} dB at its end."
+    return (
+        f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
+        "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
+        "training."
+    )
+
+
+def describe_budgets(study: Study) -> str:
+    """What each published run of SADNet took."""
+    rows = [
+        {
+            "run": record.name,
+            "budget": record["budget"],
+            "steps": record["steps"],
+            "hours": record["seconds"] / 3600,
+            "memory, GiB": record["peak_memory_mib"] / 1024,
+            "device": record["device"],
+            "threads": record["threads"],
+        }
+        for record in study.records
+        if record["method"] == "sadnet" and record["budget"] != "smoke"
+    ]
+    if not rows:
+        return "No run is finished yet."
+    return render_table(pd.DataFrame(rows), "sadnet-runs")
+
+
+def describe_experiments(study: Study) -> str:
+    """The list of experiments, and which have a published record."""
+    done = {record["experiment"] for record in study.records}
+    rows = [
+        {
+            "experiment": experiment.name,
+            "budget": experiment.budget,
+            "seeds": len(experiment.seeds),
+            "state": "published" if experiment.name in done else "not yet",
+            "why": experiment.why,
+        }
+        for experiment in experiments.load()
+    ]
+    return render_table(pd.DataFrame(rows), "experiments")
+
+
+def describe_ledger(settled: pd.DataFrame) -> str:
+    """All claims with their verdicts: an HTML table, and controls that a script makes work."""
+    rows = "".join(_ledger_row(claim) for _, claim in settled.iterrows())
+    head = "".join(f"<th>{name}</th>" for name in ("claim", "what", "printed", "ours", "verdict and reason"))
+    sources = _options(
+        {source: f"{source} {ledger.SOURCES[source]}" for source in settled["source"].unique()}
+    )
+    words = _options({word: word for word in WORDS if (settled["word"] == word).any()})
+    kinds = _options({str(number): kind for number, kind in enumerate(KINDS)})
+    return (
+        '<div class="ledger-controls" id="ledger-controls" hidden>'
+        f'<label>source<select name="source"><option value="">all</option>{sources}</select></label>'
+        f'<label>kind<select name="kind"><option value="">all</option>{kinds}</select></label>'
+        f'<label>verdict<select name="verdict"><option value="">all</option>{words}</select></label>'
+        '<label>words<input type="search" name="words" placeholder="kodak24 50 sadnet"></label>'
+        '<span class="ledger-count" id="ledger-count" role="status"></span></div>'
+        f'<div class="study-table"><table class="study" id="ledger"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def compare_sources(settled: pd.DataFrame, table: str, source: str = "001") -> pd.DataFrame:
+    """One printed table with the earlier reproduction and our values beside each of its numbers.
+
+    Columns: method, variant, dataset, colour, sigma_255, metric, unit, paper, earlier, ours, budget, verdict.
+    ``earlier`` is what document 000 measured itself; what it copied from the paper is not repeated.
+    """
+    printed = ledger.find(settled, source=source, table=table)
+    same = ["method", "dataset", "colour", "sigma_255", "metric"]
+    replicated = ledger.find(settled, source="000", variant="replication").set_index(same)["value"]
+    replicated = replicated[~replicated.index.duplicated()]
+    keys = pd.MultiIndex.from_frame(printed[same])
+    full = printed["variant"].isin(["", "full"]).to_numpy()
+    earlier = pd.Series(replicated.reindex(keys).to_numpy(), index=printed.index).where(full)
+    beside = printed.assign(paper=printed["value"], earlier=earlier.fillna(""), verdict=printed["word"])
+    return beside[["method", "variant", *same[1:], "unit", "paper", "earlier", "ours", "budget", "verdict"]]
+
+
+def load_settled() -> pd.DataFrame:
+    """The claims with their verdicts, from what is committed now."""
+    study = Study.load()
+    return study.claims.join(verdicts.settle_all(study).drop(columns="id"))
+
+
+def _ledger_row(claim: pd.Series) -> str:
+    words = [claim["method"], claim["variant"], claim["dataset"], claim["colour"], claim["noise"]]
+    words += [f"sigma {claim['sigma_255']:g}"] if pd.notna(claim["sigma_255"]) else []
+    what = ", ".join(word for word in (claim["metric"].replace("_", " "), *words) if word)
+    printed = f"{'about ' if claim['approx'] else ''}{claim['value']} {claim['unit']}".strip()
+    if claim["metric"] in ledger.STATEMENTS:
+        printed = {"+1": "yes", "1": "yes", "0": "no difference", "-1": "no"}.get(
+            claim["value"], claim["value"]
+        )
+    kind = next(str(number) for number, metrics in enumerate(KINDS.values()) if claim["metric"] in metrics)
+    reason = escape(claim["reason"])
+    reason += f" <code>{escape(claim['command'])}</code>" if claim["command"] else ""
+    place = f"{claim['source']}, {claim['table']}"
+    note = f'<div class="why">{escape(claim["note"])}</div>' if claim["note"] else ""
+    return (
+        f'<tr id="{claim["id"]}" data-source="{claim["source"]}" data-kind="{kind}" '
+        f'data-verdict="{claim["word"]}">'
+        f'<td>{escape(place)}<div class="id">{claim["id"]}</div></td><td>{escape(what)}{note}</td>'
+        f'<td class="number" data-label="printed">{escape(printed)}</td>'
+        f'<td class="number" data-label="ours">{_number(claim["ours"], "")}</td>'
+        f'<td>{show_verdict(claim["word"])}<div class="why">{reason}</div></td></tr>'
+    )
+
+
+def _options(labels: dict[str, str]) -> str:
+    return "".join(
+        f'<option value="{escape(value)}">{escape(label)}</option>' for value, label in labels.items()
+    )
+
+
+def _value(settled: pd.DataFrame, **fields) -> pd.Series:
+    """The one claim with these fields."""
+    found = ledger.find(settled, **fields)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} claims have {fields}; expected one")
+    return found.iloc[0]
+
+
+def _number(value: float, missing: str = "–") -> str:
+    if pd.isna(value):
+        return missing
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
