@@ -108,13 +108,14 @@ def denoise(
     The output has the size, bit depth, transparency and colour profile of the input. In a folder, files that
     cannot be denoised are listed at the end, and the others are done all the same.
     """
+    if not source.exists():
+        raise ReproError(f"There is no file {source}.")
+
     from tqdm import tqdm
 
     from repro import weights
     from repro.data.images import SUFFIXES
 
-    if not source.exists():
-        raise ReproError(f"There is no file {source}.")
     net = weights.load(model, network).to(_device(device))
     if not source.is_dir():
         into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
@@ -212,7 +213,7 @@ def train(
     from dataclasses import fields, replace
 
     from repro import files
-    from repro.train import TrainConfig
+    from repro.train import Interrupted, TrainConfig
     from repro.train import train as run
 
     given = {"model": model, "data": data, "colour": colour, "steps": steps, "patch": patch, "batch": batch}
@@ -241,7 +242,11 @@ def train(
             config = TrainConfig(**given)
     except (TypeError, ValueError, OSError) as error:
         raise ReproError(f"These settings do not make a run: {error}.") from None
-    weights = run(config, out, device=device)
+    try:
+        weights = run(config, out, device=device)
+    except Interrupted as error:
+        _complain(str(error))
+        raise typer.Exit(130) from None
     typer.echo(f"Trained: {weights}")
 
 

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -344,6 +345,32 @@ def test_train_stops_at_nan_and_says_where(tmp_path):
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
+def test_train_interrupted_by_the_terminal(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "repro.cli",
+        "train",
+        *QUICK,
+        "--out",
+        tmp_path / "run",
+        "--minutes",
+        "5",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    curve = tmp_path / "run" / "curve.csv"
+    try:
+        deadline = time.monotonic() + 120
+        while not curve.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Stopped after step" in errors and "Traceback" not in output + errors
+
+
 def test_evaluate_what_is_not_there(models, tmp_path):
     options = ["--model", models["colour"], "--device", "cpu"]
     assert "no data set 'kodk'" in failure("evaluate", *options, "--data", "kodk", "--sigma", "50")
@@ -420,6 +447,19 @@ def test_claims():
     assert result.exit_code == 0 and "29.64 dB" in result.output
     assert "all in order" in call("claims", "--check").output
     assert "No claim" in failure("claims", "nothing-*")
+
+
+def test_campaign_that_ends_early(monkeypatch):
+    from repro.study import campaign
+
+    def stop(hours, *_, **__):
+        raise campaign.Stopped("The campaign was stopped.")
+
+    monkeypatch.setattr(campaign, "run", stop)
+    assert failure("campaign", code=130) == "Error: The campaign was stopped."
+    assert failure("campaign", "--hours", "3", code=130) == "Error: The campaign was stopped."
+    over = call("campaign", "--hours", "0")
+    assert over.exit_code == 0 and "0 hours are over" in over.output, "that is what was asked for"
 
 
 def test_campaign_status():
