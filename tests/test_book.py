@@ -1,0 +1,129 @@
+"""The book's sources and, where it was built, its pages: links, offline use, no typed results."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from repro import files, pages, publish
+
+ROOT = files.root()
+BUILT = ROOT / "_build" / "html"
+PROSE = sorted((ROOT / "book").glob("*.md"))
+
+
+def toc() -> list[str]:
+    def walk(entries):
+        for entry in entries:
+            yield entry["file"]
+            yield from walk(entry.get("sections", []))
+
+    content = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [chapter for part in content["parts"] for chapter in part["chapters"]]
+    return [content["root"], *walk(chapters)]
+
+
+def test_the_contents_name_pages_that_exist_and_all_of_them():
+    executed = [name for name in toc() if name.startswith("results/notebooks/")]
+    assert {name.removeprefix("results/notebooks/") for name in executed} == set(publish.NOTEBOOKS)
+    prose = {name.removeprefix("book/") for name in toc() if name.startswith("book/")}
+    assert prose == {path.stem for path in PROSE}
+
+
+def test_pages_include_only_what_is_generated(tmp_path):
+    pages.write_all(tmp_path)
+    written = {path.name for path in tmp_path.glob("*.md")}
+    included = {
+        name for path in PROSE for name in re.findall(r"\{include\} _generated/(\S+)", path.read_text())
+    }
+    assert included == written
+    assert all((tmp_path / name).read_text().strip() for name in written)
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
+def test_prose_types_no_result(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\b[1-4]\d\.\d{1,2}\b(?!\s*%)", text), (
+        "a PSNR comes from a record or from claims.csv"
+    )
+
+
+def test_mathjax_lies_beside_the_book():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    static = ROOT / config["html_static_path"][0]
+    assert (static / config["mathjax_path"]).stat().st_size > 500_000
+    assert len(list((static / "mathjax").rglob("*.woff"))) > 20
+    assert sum(path.stat().st_size for path in static.rglob("*") if path.is_file()) < 3 * 2**20
+
+
+def test_ledger_shows_every_claim_and_escapes_it():
+    settled = pages.load_settled()
+    settled.loc[settled.index[0], "note"] = "<script>alert(1)</script>"
+    page = pages.describe_ledger(settled)
+    assert page.count("<tr id=") == len(settled)
+    assert "<script>" not in page
+    reader = _Reader()
+    reader.feed(page)
+    assert {row["data-verdict"] for row in reader.found["tr"] if "id" in row} == set(settled["word"])
+
+
+class _Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+
+    def handle_starttag(self, tag, attributes):
+        self.found.setdefault(tag, []).append(dict(attributes))
+
+
+def built_pages():
+    pages_of_book = [BUILT / f"{name}.html" for name in toc()]
+    return [page for page in pages_of_book if page.exists()]
+
+
+needs_book = pytest.mark.skipif(not built_pages(), reason="the book is not built; `make book` builds it")
+
+
+@needs_book
+def test_built_pages_load_nothing_from_elsewhere():
+    for page in built_pages():
+        reader = _Reader()
+        reader.feed(page.read_text(encoding="utf-8"))
+        loads = [
+            entry.get("src")
+            for tag in ("script", "img", "iframe", "source")
+            for entry in reader.found.get(tag, [])
+        ]
+        loads += [
+            entry.get("href")
+            for entry in reader.found.get("link", [])
+            if entry.get("rel") not in ("canonical", "license")
+        ]
+        for address in filter(None, loads):
+            assert not re.match(r"(https?:)?//", address), f"{page.name} asks for {address}"
+            target = (page.parent / address.split("?")[0].split("#")[0]).resolve()
+            assert address.startswith("data:") or target.exists(), f"{page.name} misses {address}"
+    for style in (BUILT / "_static").rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), (
+            style
+        )
+
+
+@needs_book
+def test_built_links_lead_somewhere_and_pictures_are_described():
+    for page in built_pages():
+        reader = _Reader()
+        reader.feed(page.read_text(encoding="utf-8"))
+        for entry in reader.found.get("a", []):
+            address = (entry.get("href") or "#").split("#")[0].split("?")[0]
+            if address and not re.match(r"[a-z]+:|//", address):
+                assert (page.parent / address).exists(), f"{page.name} links to {address}"
+        for entry in reader.found.get("img", []):
+            assert "alt" in entry, f"{page.name}: {entry.get('src', '')[:60]}"
+
+
+@needs_book
+def test_built_pictures_are_small():
+    for picture in (BUILT / "_images").glob("*.png"):
+        assert picture.stat().st_size <= 300 * 1024, picture
