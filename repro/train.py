@@ -29,7 +29,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -67,8 +67,7 @@ def _field(default, origin: str, paper=None):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What defines a run. The defaults are the study's recipe for a small budget, not the papers': see each
-    origin.
+    """What defines a run. The defaults are the study's recipe for a small budget, not the papers'.
 
     ``sigma_255`` is one value or a range (low, high) from which each patch draws its own. ``steps`` and
     ``seconds`` are budgets; whichever ends first ends the run. ``loss`` is "l2", "l1", or the name of a
@@ -114,7 +113,13 @@ class TrainConfig:
                 raise ReproError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(words)}.")
         if not (self.steps or self.seconds):
             raise ReproError("A run needs a budget: steps, seconds, or both.")
-        for name in ("patch", "batch", "validation_images", "validate_every", "checkpoint_every"):
+        low, high = self.sigma_range
+        if not 0 <= low <= high:
+            raise ReproError(f"sigma_255 is {self.sigma_255}; it is a level from 0 up, or a range of such.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ReproError(f"ema_decay is {self.ema_decay}; it lies between 0 and 1, or is left out.")
+        counts = ("patch", "batch", "validation_images", "validate_every", "checkpoint_every", "log_every")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ReproError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
@@ -208,10 +213,17 @@ class _Run:
         self.step, self.seconds, self.started = 0, 0.0, datetime.now(UTC).isoformat(timespec="seconds")
         self.tally = {"steps": 0, "loss": 0.0, "gradient_norm": 0.0}  # since the last row of the curve
         self.row: dict = {}  # the last of the curve
+        self.saved = 0  # step of the last checkpoint
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        torch.manual_seed(config.seed)
-        self.net = repro.build(config.model, **config.sizes).to(fabric.device, memory_format=layout).train()
         self.layout = layout
+        channels = {"rgb": 3, "gray": 1}[config.colour]
+        torch.manual_seed(config.seed)
+        net = repro.build(config.model, **({"channels": channels} | config.sizes))
+        if net.sizes.channels != channels:
+            raise ReproError(
+                f"A network of {net.sizes.channels} channels cannot learn {config.colour} images."
+            )
+        self.net = net.to(fabric.device, memory_format=layout).train()
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(),
             lr=config.lr,
@@ -230,7 +242,7 @@ class _Run:
         self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
         self._resume()
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.net, self.optimiser)
-        self.report = progress or _progress(config, self.step)
+        self.progress = progress
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -245,7 +257,7 @@ class _Run:
         patches = Patches(training, config.patch, config.batch, config.seed, corruption(config), part)
         batches = patches.batches(self.step, workers=4 if on_gpu else 1, pin_memory=on_gpu)
         began = time.monotonic() - self.seconds
-        try:
+        with closing(batches), _progress(config, self.step, self.progress) as self.report:
             while not self.done:
                 noisy, clean = (
                     tensor.to(device, non_blocking=True, memory_format=self.layout)
@@ -261,9 +273,6 @@ class _Run:
                     raise Interrupted(
                         f"Stopped after step {self.step} in {self.folder}; the same command goes on from it."
                     )
-        finally:
-            batches.close()
-            getattr(self.report, "close", lambda: None)()
         if fabric.global_rank == 0:
             self._publish(weights)
         fabric.barrier()
@@ -290,8 +299,8 @@ class _Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise ReproError(
-                f"Training stopped at step {self.step + 1}: the {what} is not finite; the last checkpoint"
-                f" stays in {self.folder} (a lower learning rate or float32 often helps)."
+                f"Training stopped at step {self.step + 1}: the {what} is not finite. The checkpoint of step"
+                f" {self.saved} stays in {self.folder}; a lower learning rate or float32 often helps."
             )
         self.wrapped_optimiser.step()
         self.wrapped_optimiser.zero_grad()
@@ -303,8 +312,7 @@ class _Run:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Exponential moving average; the decay grows from 0.1 so that the random start is soon
-        forgotten."""
+        """Exponential moving average, whose decay grows from 0.1: the random start is soon forgotten."""
         if self.averaged is self.net:
             return
         decay = min(self.config.ema_decay, self.step / (self.step + 9))
@@ -341,8 +349,7 @@ class _Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean PSNR in dB of the averaged network over the validation crops, and statistics of its
-        offsets."""
+        """Mean PSNR in dB of the averaged network over the validation crops; statistics of its offsets."""
         self.averaged.eval()
         psnr = []
         with watch_offsets(self.averaged) as offsets, self.fabric.autocast():
@@ -358,6 +365,7 @@ class _Run:
         facts = {"step": self.step, "seconds": self.seconds, "started": self.started, "tally": self.tally}
         facts |= {"row": self.row, "threads": torch.get_num_threads(), "device": str(self.fabric.device)}
         write_checkpoint(self.folder, self._tensors(), facts)
+        self.saved = self.step
 
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor that the future of the run depends on; restoring copies into these very tensors."""
@@ -388,7 +396,8 @@ class _Run:
                 raise ReproError(f"The checkpoint in {self.folder} is of another network.")
             for name, tensor in tensors.items():
                 tensor.copy_(saved[name])
-        self.step, self.seconds, self.started = facts["step"], facts["seconds"], facts["started"]
+        self.step = self.saved = facts["step"]
+        self.seconds, self.started = facts["seconds"], facts["started"]
         self.tally, self.row = facts["tally"], facts["row"]
         if facts["threads"] != torch.get_num_threads():
             _warn(
@@ -401,6 +410,7 @@ class _Run:
     def _publish(self, path: Path) -> None:
         """Final weights and summary, when the budget is used up."""
         device = self.fabric.device
+        processor = platform.processor() or platform.machine()
         summary = {
             "steps": self.step,
             "seconds": round(self.seconds, 1),
@@ -409,9 +419,7 @@ class _Run:
             "validation_psnr_db": self.row["psnr_db"],
             "validation_psnr_noisy_db": sum(psnr_db(c, n) for n, c in self.validation) / len(self.validation),
             "validation_images": len(self.validation),
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else platform.processor() or "CPU",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
             "threads": torch.get_num_threads(),
             "processes": self.fabric.world_size,
             "peak_memory_mib": _peak_memory_mib(device),
@@ -426,7 +434,6 @@ class _Run:
 
 def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tensor]:
     """The noise of the configuration as a function of a clean patch and a random generator."""
-
     low, high = config.sigma_range
 
     def corrupt(clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -467,8 +474,7 @@ def _centre(image: Tensor, size: int) -> Tensor:
 
 
 def offset_columns(net: nn.Module) -> dict[str, tuple[str, str]]:
-    """Columns of the curve for each deformable convolution: ``{module: ("offset_<module>",
-    "mask_<module>")}``."""
+    """Columns of the curve by deformable convolution: ``{module: ("offset_<module>", "mask_<module>")}``."""
     layers = (name for name, module in net.named_modules() if isinstance(module, DeformConv2d))
     return {name: (f"offset_{name}", f"mask_{name}") for name in layers}
 
@@ -517,8 +523,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
-    """Check that the folder is this run's, or make it so; sweep up what a killed process left
-    half-written."""
+    """Make the folder this run's or check that it is; sweep up what a kill left half-written."""
     for leftover in folder.glob(".*-*.*"):
         leftover.unlink()
     path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
@@ -545,12 +550,16 @@ def _append(path: Path, row: dict) -> None:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Drop the rows after ``step``, and a last row that was cut off by a kill."""
-    if path.exists():
-        header, *rows = path.read_text().splitlines(keepends=True) or [""]
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-        with write_atomically(path) as temporary:
-            temporary.write_text("".join([header, *kept]))
+    """Drop the rows after ``step``, and a last line that was cut off by a kill."""
+    if not path.exists():
+        return
+    header, *rows = path.read_text().splitlines(keepends=True) or [""]
+    if not header.endswith("\n"):
+        path.unlink()
+        return
+    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join([header, *kept]))
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -583,12 +592,9 @@ def _signals() -> Iterator[list[int]]:
 
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms on the CPU, where the study promises bits; the caller's random state is
-    kept."""
-    before, fill = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
+    """Deterministic algorithms on the CPU, where bits are promised; the caller's random state is kept."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[]):
         torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
@@ -602,8 +608,8 @@ def _repeatable(device: torch.device) -> Iterator[None]:
 def _keep_memory() -> None:
     """Tell glibc to reuse freed memory rather than hand it back to the kernel after every step.
 
-    A step frees and asks again for tensors of tens of MiB. Fresh pages for them cost 110,000 page faults a step, 10 %
-    of the time of SADNet on a CPU.
+    A step frees and asks again for tensors of tens of MiB. Fresh pages for them cost SADNet 110,000 page
+    faults a step and 10 % of its time on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries do without
@@ -612,29 +618,29 @@ def _keep_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def _progress(config: TrainConfig, step: int) -> Callable[[dict], None]:
-    """A bar on a terminal, else a line every half minute."""
-    shown = ("loss", "lr", "psnr_db")
-    if sys.stderr.isatty():
-        bar = tqdm(total=config.steps, initial=step, unit="step", desc=config.model, dynamic_ncols=True)
+@contextmanager
+def _progress(config: TrainConfig, step: int, given: Callable[[dict], None] | None) -> Iterator[Callable]:
+    """The function that is called with each row of the curve: the given one; a bar on a terminal; else a line
+    every half minute."""
+    if given is not None:
+        yield given
+        return
+    with tqdm(total=config.steps, initial=step, unit="step", desc=config.model, disable=None) as bar:
+        last = -math.inf
 
-        def move(row):
-            bar.set_postfix({name: row[name] for name in shown if row[name] != ""}, refresh=False)
-            bar.update(row["step"] - bar.n)
+        def show(row: dict) -> None:
+            nonlocal last
+            shown = {name: row[name] for name in ("loss", "lr", "psnr_db") if row[name] != ""}
+            if not bar.disable:
+                bar.set_postfix(shown, refresh=False)
+                bar.update(row["step"] - bar.n)
+            elif time.monotonic() - last >= 30 or row["step"] == config.steps:
+                last = time.monotonic()
+                numbers = ", ".join(f"{name} {value:.5g}" for name, value in shown.items())
+                of = f" of {config.steps}" if config.steps else ""
+                print(f"step {row['step']}{of}, {row['seconds']:.0f} s: {numbers}", flush=True)
 
-        move.close = bar.close
-        return move
-    last = [-math.inf]
-
-    def line(row):
-        if time.monotonic() - last[0] >= 30 or row["step"] == config.steps:
-            last[0] = time.monotonic()
-            numbers = ", ".join(f"{name} {row[name]:.5g}" for name in shown if row[name] != "")
-            print(
-                f"step {row['step']} of {config.steps or '?'}, {row['seconds']:.0f} s: {numbers}", flush=True
-            )
-
-    return line
+        yield show
 
 
 def _peak_memory_mib(device: torch.device) -> int:
