@@ -62,8 +62,7 @@ def deform_conv2d(
     Args:
         input: [N, C, H, W], float16, bfloat16, float32 or float64.
         offset: [N, 2·G·kh·kw, Ho, Wo] in pixels, any of these types; channels run over deform group, kernel
-        row,
-            kernel column, (dy, dx). Deform group g moves the taps of input channels g·C/G … (g + 1)·C/G - 1.
+            row, kernel column, (dy, dx). Deform group g is for input channels g·C/G … (g + 1)·C/G - 1.
         weight: [O, C/groups, kh, kw], type of ``input``. The number of groups follows from its shape.
         bias: [O], type of ``input``.
         stride, padding, dilation: one number, or a pair (y, x).
@@ -77,20 +76,15 @@ def deform_conv2d(
     the gradient of ``offset`` is the right-hand derivative. There is no second derivative.
 
     Under autocast, ``input``, ``weight`` and ``bias`` take autocast's type and so does the result, while
-    ``offset`` and ``mask`` keep theirs: positions lose too much in bfloat16 (a quarter of a pixel at column
-    64). torchvision computes everything in float32 there.
+    ``offset`` and ``mask`` keep theirs, and positions are computed in float32 at least: bfloat16 would place
+    an offset of ten pixels on a grid of sixteenths. torchvision computes everything in float32 there.
 
     Raises:
         TypeError, ValueError: the message names the argument, and what it should have been.
         ReproError: an implementation was chosen by name that does not exist or cannot run.
     """
-    for name, tensor in (
-        ("input", input),
-        ("offset", offset),
-        ("weight", weight),
-        ("bias", bias),
-        ("mask", mask),
-    ):
+    tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
+    for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) and not (tensor is None and name in ("bias", "mask")):
             raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}.")
     device = input.device.type
@@ -100,12 +94,8 @@ def deform_conv2d(
             tensor.to(low) if tensor is not None and tensor.dtype != torch.float64 else tensor
             for tensor in (input, weight, bias)
         )
-    stride, padding, dilation = (
-        _pair("stride", stride),
-        _pair("padding", padding),
-        _pair("dilation", dilation),
-    )
-    return _forward(input, offset, weight, bias, mask, stride, padding, dilation, _chosen)
+    geometry = _pair("stride", stride), _pair("padding", padding), _pair("dilation", dilation)
+    return _forward(input, offset, weight, bias, mask, *geometry, _chosen)
 
 
 class DeformConv2d(nn.Module):

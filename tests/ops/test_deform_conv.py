@@ -794,3 +794,14 @@ def test_fast_path_leaves_torchvision_alone(broken_torchvision):
     code = "assert not about and 'torchvision' not in sys.modules; print(ops.explain())"
     output = run_child(code, PYTHONPATH=broken_torchvision)
     assert output.startswith("cpu tensors: cpu runs, the fastest") and "torchvision: not available." in output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not deform_conv._usable("cpu", "cpu")[0], reason="no compiled CPU kernel here")
+def test_two_processes_build_at_once(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "REPRO_CACHE": str(tmp_path)}
+    code = [sys.executable, "-c", CHILD + "assert not about, about"]
+    both = [subprocess.Popen(code, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert [path.suffix for path in (tmp_path / "ops").iterdir() if path.is_file()] == [".so"]
