@@ -85,8 +85,17 @@ Network = Annotated[
     str | None,
     typer.Option(help="What the weights must be for, e.g. sadnet; needed for authors' checkpoints."),
 ]
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number.")
+    return value
+
+
 Sigma = Annotated[
-    float | None, typer.Option(min=0, help="Standard deviation of the noise, on the 0 to 255 scale.")
+    float | None,
+    typer.Option(min=0, callback=_finite, help="Standard deviation of the noise, on the 0 to 255 scale."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -229,16 +238,17 @@ def train(
             from repro.study import experiments
 
             entry = experiments.get(experiment)
-            config = entry.train_config(given.get("seed", entry.seeds[0]))
-            config = replace(config, **given)
+            config = replace(entry.train_config(entry.seeds[0]), **given)
+            if out is None and set(given) - {"seed"}:
+                raise ReproError(
+                    "With settings of its own a run needs a folder of its own: name it with --out."
+                )
             out = out or files.runs() / experiment / f"seed{config.seed}"
         elif out is None:
             raise ReproError("Name a folder for the run with --out, or an experiment with --experiment.")
         elif not given and (out / "config.json").exists():
             config = TrainConfig(**json.loads((out / "config.json").read_text()))
         else:
-            if given.get("colour") == "gray":
-                given["sizes"] = {"channels": 1, **given.get("sizes", {})}
             config = TrainConfig(**given)
     except (TypeError, ValueError, OSError) as error:
         raise ReproError(f"These settings do not make a run: {error}.") from None
@@ -269,6 +279,8 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a network on a test set: PSNR in three conventions, SSIM in two, per image and mean."""
+    import pandas as pd
+
     from repro import files, weights
     from repro.evaluate import evaluate as score
 
@@ -276,18 +288,10 @@ def evaluate(
     table = score(
         net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, limit=limit, device=device
     )
-    measured = [
-        "psnr_noisy_db",
-        "psnr_db",
-        "psnr_rounded_db",
-        "psnr_truncated_db",
-        "ssim",
-        "ssim_3d",
-        "seconds",
-    ]
-    with_mean = table[["image", *measured]].copy()
-    with_mean.loc[len(table)] = ["mean", *table[measured].mean()]
-    typer.echo(with_mean.to_string(index=False, float_format="{:.4f}".format))
+    measured = table.loc[:, "psnr_noisy_db":]
+    shown = pd.concat([measured, measured.mean().to_frame().T])
+    shown.insert(0, "image", [*table["image"], "mean"])
+    typer.echo(shown.to_string(index=False, float_format="{:.4f}".format))
     if out:
         with files.write_atomically(out) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")
@@ -453,14 +457,23 @@ def _say(line: str) -> None:
 @app.command(cls=Command)
 def claims(
     pattern: Annotated[str, typer.Argument(help="Ids, as a shell pattern: '001-t3-*'.")] = "*",
-    check: Annotated[bool, typer.Option("--check", help="Only check that the file keeps its rules.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the file's rules, and that verdicts follow from records.")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Settle all claims anew: writes results/verdicts.csv.")
+    ] = False,
 ) -> None:
     """List what the papers claim, one published number a line."""
     from repro.study import claims as ledger
+    from repro.study import verdicts
 
     frame = ledger.load()
+    if write:
+        typer.echo(f"Written: {verdicts.save(verdicts.settle_all(verdicts.Study.load()))}")
     if check:
-        typer.echo(f"{len(frame)} claims, all in order.")
+        typer.echo(f"{len(frame)} claims and {verdicts.check()} verdicts, all in order.")
+    if check or write:
         return
     chosen = ledger.match(frame, [pattern])
     if not len(chosen):

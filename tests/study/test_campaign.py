@@ -17,8 +17,9 @@ from repro.study.experiments import Evaluation
 
 SMOKE = experiments.get("smoke-colour")
 TINY = replace(
-    SMOKE, name="tiny", train=SMOKE.train | {"steps": 4, "validate_every": 4, "checkpoint_every": 2, "log_every": 2},
-    evaluate=(Evaluation("embedded-test", 50, limit=1),), offsets=None,
+    SMOKE, name="tiny", offsets=None,
+    train=SMOKE.train | {"steps": 4, "validate_every": 4, "checkpoint_every": 2, "log_every": 2},
+    evaluate=(Evaluation("embedded-test", 50, limit=1),),
 )  # fmt: skip
 
 
@@ -143,7 +144,8 @@ def test_killed_twice_and_continued(tmp_path, runs):
     (tmp_path / "list.toml").write_text(text)
     code = (
         "import sys; from pathlib import Path; from repro.study import campaign, experiments\n"
-        "campaign.run(only='smoke-colour', results=Path(sys.argv[1]), experiments=experiments.load(sys.argv[2]))"
+        "listed = experiments.load(sys.argv[2])\n"
+        "campaign.run(only='smoke-colour', results=Path(sys.argv[1]), experiments=listed)"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "list.toml")]
     place = runs / "smoke-colour" / "seed0"

@@ -60,8 +60,9 @@ def test_values_are_kept_as_printed():
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [
-        ("metric", "quality", "unknown metric"), ("source", "009", "source"), ("value", "about 3", "no number"),
-        ("sigma_255", "fifty", "sigma_255"), ("approx", "yes", "approx"), ("colour", "blue", "colour"),
+        ("metric", "quality", "unknown metric"), ("source", "009", "source"),
+        ("value", "about 3", "no number"), ("sigma_255", "fifty", "sigma_255"),
+        ("approx", "yes", "approx"), ("colour", "blue", "colour"),
     ],
 )  # fmt: skip
 def test_a_broken_row_is_named(tmp_path, column, value, says):

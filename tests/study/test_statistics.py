@@ -6,7 +6,7 @@ from repro.study.statistics import bootstrap, compare
 
 
 def test_two_values_by_hand():
-    # Resampled means of {0, 1} are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4: the 95 % interval is all of it.
+    # Resampled means of {0, 1} are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4: 95 % of that is all of it.
     assert bootstrap([0.0, 1.0])[:3] == (0.5, 0.0, 1.0)
 
 

@@ -1,0 +1,190 @@
+"""The tables of the sources again, with this study's values beside them.
+
+>>> study = Study.load()
+>>> cells = compare("sadnet-colour", study)      # a row per cell: paper, reproduction, ours, verdict
+>>> arrange(cells)                               # as printed: methods down, image sets across
+>>> show(cells, "sadnet-colour", folder)         # HTML with the CSV beside it
+"""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files
+from repro.errors import ReproError
+from repro.study import claims as ledger
+from repro.study import verdicts
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+
+
+@dataclass(frozen=True)
+class Table:
+    """A printed table, and where the earlier reproduction prints its own values of the same cells."""
+
+    title: str
+    paper: str  # shell pattern of claim ids
+    reproduction: str = ""
+
+
+TABLES = {
+    "sadnet-ablation": Table("Ablation of SADNet, PSNR in dB (Table 1)", "001-t1-*"),
+    "sadnet-gray": Table("Gray images, PSNR in dB (Table 2)", "001-t2-*"),
+    "sadnet-colour": Table("Colour images, PSNR in dB (Table 3)", "001-t3-*", "000-t3-*-sadnet-replication"),
+    "sadnet-dnd": Table("DND (Table 4)", "001-t4-*"),
+    "sadnet-sidd": Table("SIDD validation, PSNR in dB (Table 5)", "001-t5-*", "000-t2-*-sadnet-replication"),
+    "sadnet-nam": Table("Nam (Table 6)", "001-t6-*"),
+    "sadnet-cost": Table(
+        "Parameters, arithmetic and time on 480x320 colour images (Table 7)",
+        "001-t7-*",
+        "000-s5-time-replication",
+    ),
+}
+KEY = ["method", "variant", "dataset", "sigma_255", "metric"]
+COLOURS = {REPRODUCED: "#1a7f37", DIRECTION: "#6a8f00", NOT_REPRODUCED: "#b42318", NOT_TESTABLE: "#6b7280"}
+
+
+def compare(name: str, study: Study, settled: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per cell of a printed table.
+
+    Columns: method, variant, dataset, sigma_255, metric, unit; ``paper`` and ``reproduction`` as printed;
+    ``ours`` with ``difference`` (to the paper), ``low``, ``high``, ``budget``, ``steps``, ``verdict``,
+    ``reason``, ``evidence``, ``command``; ``ours_as_reproduced``: ours of the earlier reproduction's variant;
+    and ``claim``, the id. ``settled`` are the verdicts (:func:`repro.study.verdicts.settle_all`), settled
+    anew if left out.
+    """
+    if name not in TABLES:
+        raise ReproError(f"There is no table {name!r}; choose from {', '.join(TABLES)}.")
+    settled = verdicts.settle_all(study) if settled is None else settled
+    table = TABLES[name]
+    paper = _join(ledger.match(study.claims, [table.paper]), settled)
+    cells = paper.rename(columns={"value": "paper", "id": "claim", "word": "verdict"})
+    cells.insert(cells.columns.get_loc("paper") + 1, "reproduction", "")
+    cells["ours_as_reproduced"] = float("nan")
+    if table.reproduction:
+        earlier = _join(ledger.match(study.claims, [table.reproduction]), settled)
+        for row in earlier.itertuples():
+            # The cost table names no image set, and prints a time where the reproduction prints one too.
+            same = (cells["method"] == row.method) & (cells["metric"] == row.metric)
+            same &= (cells["dataset"] == row.dataset) & (
+                (cells["sigma_255"] == row.sigma_255) | pd.isna(row.sigma_255)
+            )
+            cells.loc[same, "reproduction"] = row.value
+            cells.loc[same, "ours_as_reproduced"] = row.ours
+    steps = {record.name: record["steps"] for record in study.records}
+    cells["steps"] = [steps.get(evidence.split(" ")[0]) for evidence in cells["evidence"]]
+    columns = [*KEY, "unit", "paper", "reproduction", "ours", "difference", "low", "high", "budget", "steps"]
+    columns += ["ours_as_reproduced", "verdict", "reason", "evidence", "command", "claim"]
+    return cells[columns].reset_index(drop=True)
+
+
+def arrange(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells as printed: methods down, image sets across, and under each paper, reproduction and ours.
+
+    Ours is text with its budget, ``28.91 (cpu, 10,000 steps)``. Where the earlier reproduction prints none of
+    the cells, its column is left out.
+    """
+    rows = cells.assign(
+        row=[f"{m} ({v})" if v else m for m, v in zip(cells["method"], cells["variant"], strict=True)],
+        column=[_name_column(cell) for cell in cells.itertuples()],
+        ours=[_show_ours(cell) for cell in cells.itertuples()],
+    )
+    kinds = ["paper", "reproduction", "ours"]
+    kinds = [kind for kind in kinds if kind != "reproduction" or (rows[kind] != "").any()]
+    wide = rows.pivot(index="row", columns="column", values=kinds).swaplevel(axis=1)
+    order = [(column, kind) for column in rows["column"].unique() for kind in kinds]
+    wide = wide.reindex(index=rows["row"].unique(), columns=pd.MultiIndex.from_tuples(order)).fillna("")
+    return wide.rename_axis(None, axis=0)
+
+
+def show(cells: pd.DataFrame, name: str, folder: str | Path, address: str = "") -> str:
+    """HTML of a table with its CSV beside it: writes ``folder/<name>.csv``, links to ``address`` + that name.
+
+    The colour of ours is its verdict's, and the reason is its tooltip.
+    """
+    path = Path(folder) / f"{name}.csv"
+    with files.write_atomically(path) as temporary:
+        cells.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+    wide = arrange(cells)
+    looks = pd.DataFrame("", index=wide.index, columns=wide.columns)
+    reasons = looks.copy()
+    for cell in cells.itertuples():
+        place = (
+            f"{cell.method} ({cell.variant})" if cell.variant else cell.method,
+            (_name_column(cell), "ours"),
+        )
+        looks.loc[place] = f"color: {COLOURS[cell.verdict]}"
+        reasons.loc[place] = f"{cell.verdict}: {cell.reason}"
+    styler = wide.style.apply(lambda _: looks, axis=None)
+    styler = styler.set_tooltips(reasons, as_title_attribute=True).set_caption(escape(TABLES[name].title))
+    styler = styler.set_table_attributes('class="study"')
+    link = f'<p><a href="{escape(address + path.name)}" download>{escape(path.name)}</a></p>'
+    return f'<div class="study-table">{styler.to_html()}</div>{link}'
+
+
+def count_verdicts(study: Study, settled: pd.DataFrame) -> pd.DataFrame:
+    """Kinds of claims down, the four words across, and how many claims wait for a run."""
+    frame = settled.assign(kind=[_name_kind(claim) for _, claim in study.claims.iterrows()])
+    matrix = pd.crosstab(frame["kind"], frame["word"]).reindex(columns=list(WORDS), fill_value=0)
+    matrix["of these waiting for a run"] = frame[frame["waits_for"] != ""].groupby("kind").size()
+    order = [kind for kind in KINDS.values() if kind in matrix.index]
+    return matrix.reindex(order).fillna(0).astype(int).rename_axis(index=None, columns=None)
+
+
+def list_claims(study: Study, settled: pd.DataFrame) -> pd.DataFrame:
+    """The ledger: every claim with its verdict, in the sources' order."""
+    columns = ["source", "table", "method", "variant", "dataset", "colour", "sigma_255", "metric", "value"]
+    columns += ["unit", "attributed_to", "note", "word", "ours", "difference", "budget", "reason", "command"]
+    return _join(study.claims, settled)[columns]
+
+
+def list_evaluations(study: Study) -> pd.DataFrame:
+    """Every evaluation of every record: the same network under each noise and PSNR convention."""
+    rows = []
+    for record in study.records:
+        about = {key: record[key] for key in ("experiment", "method", "variant", "budget", "steps", "seed")}
+        for evaluation in record["evaluations"]:
+            rows.append(about | {key: value for key, value in evaluation.items() if key != "seed"})
+    return pd.DataFrame(rows)
+
+
+KINDS = {
+    "psnr ssim psnr_gain psnr_loss": "image quality",
+    "ordering": "which method is better",
+    "direction": "what an idea does",
+    "parameters flops": "parameters and arithmetic",
+    "time training_time gpu_memory cpu_memory gpus": "time and memory",
+    "architecture": "architecture",
+    "protocol": "protocol and data",
+}
+
+
+def _name_kind(claim: pd.Series) -> str:
+    metric = claim["metric"]
+    for metrics, kind in KINDS.items():
+        if metric in metrics.split():
+            return kind
+    return KINDS["architecture" if metric in ledger.ARCHITECTURE else "protocol"]
+
+
+def _join(chosen: pd.DataFrame, settled: pd.DataFrame) -> pd.DataFrame:
+    return chosen.join(settled.drop(columns="id"))
+
+
+def _name_column(cell) -> str:
+    if cell.sigma_255 == cell.sigma_255:
+        return f"{cell.dataset}, sigma {cell.sigma_255:g}"
+    what = {"psnr": "PSNR", "ssim": "SSIM", "flops": "FLOPs"}.get(cell.metric, cell.metric)
+    unit = f" ({cell.unit})" if cell.unit else ""
+    return f"{cell.dataset} {what}{unit}".strip()
+
+
+def _show_ours(cell) -> str:
+    if pd.isna(cell.ours):
+        return ""
+    digits = {"ssim": 4, "parameters": 0, "flops": 1}.get(cell.metric, 2)
+    value = f"{cell.ours:,.{digits}f}" if digits else f"{cell.ours:.0f}"
+    if not cell.budget:
+        return value
+    return f"{value} ({cell.budget}, {cell.steps:,.0f} steps)"
