@@ -210,6 +210,7 @@ def test_a_single_channel_image_is_refused_by_a_colour_network():
         ("sadnet", {"reading": "mine"}, "replication"),
         ("sadnet", {"initialisation": "zero"}, "xavier"),
         ("sadnet", {"width": "wide"}, "sadnet"),
+        ("sadnet", {"width": 8 * 10**9}, "sadnet"),
     ],
 )
 def test_what_cannot_be_built_is_said_in_a_sentence(name, sizes, complaint):

@@ -33,5 +33,6 @@ def build(name: str, **sizes) -> Denoiser:
         raise ReproError(f"{name} has no size {', '.join(unknown)}; its sizes are {', '.join(known)}.")
     try:
         return cls(cls.Sizes(**sizes))
-    except (TypeError, ValueError) as error:
-        raise ReproError(f"These sizes do not make a {name}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # the latter two: beyond all memory
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ReproError(f"These sizes do not make a {name}: {reason}") from error
