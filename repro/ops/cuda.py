@@ -14,6 +14,7 @@ sum does not depend on the order: the same bits every time, at less speed. All e
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache as once
 from importlib import import_module
 from pathlib import Path
@@ -59,8 +60,8 @@ def compile(arch: str, dtype: torch.dtype = torch.float32, vector: int = 4) -> b
         code = bytes(core.Program(source, "c++", options).compile("cubin").code)
     except Exception as error:  # every package below has exceptions of its own, none of them public
         raise ReproError(f"NVRTC could not compile {SOURCE.name} for {arch}: {_first_line(error)}") from error
-    with files.write_atomically(kept) as temporary:
-        temporary.write_bytes(code)
+    with suppress(ReproError), files.write_atomically(kept) as temporary:
+        temporary.write_bytes(code)  # where the cache cannot be written, the next process compiles again
     return code
 
 
@@ -117,9 +118,7 @@ def why() -> str:
     return f"CUDA kernel compiled by NVRTC for {_arch(device)} ({torch.cuda.get_device_name(device)})."
 
 
-def _launch(
-    kernel: str, dtype: torch.dtype, vector: int, blocks: tuple[int, int], arguments: tuple[int, ...]
-) -> None:
+def _launch(kernel: str, dtype: torch.dtype, vector: int, blocks: tuple[int, int], arguments: tuple[int, ...]) -> None:
     core = _import("cuda.core")
     device = torch.cuda.current_device()
     core.Device(device).set_current()  # a fresh thread, such as autograd's, starts without a context
@@ -311,9 +310,7 @@ def forward(input, offset, mask, weight, bias, stride, padding, dilation) -> Ten
         return _forward(_launch, input, offset, mask, weight, bias, stride, padding, dilation)
 
 
-def backward(
-    grad_output, input, offset, mask, weight, stride, padding, dilation, needs
-) -> tuple[Tensor | None, ...]:
+def backward(grad_output, input, offset, mask, weight, stride, padding, dilation, needs) -> tuple[Tensor | None, ...]:
     """Gradients of input, offset, mask, weight and bias, each in its tensor's type; None where not needed."""
     with torch.cuda.device(input.device):
         return _backward(_launch, grad_output, input, offset, mask, weight, stride, padding, dilation, needs)
