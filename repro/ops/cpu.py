@@ -2,8 +2,8 @@
 
 Nothing here needs a compiler to be imported. The first use looks for one (``$CC``, ``cc``, ``gcc``, ``clang``, the
 ``ziglang`` wheel), builds in about two seconds and keeps the result in the user's cache, under a name that covers
-source, flags, compiler and processor. Two processes that build at once write two temporary files and rename them to the same
-name. Without a compiler :func:`available` is false, :func:`why` says so, and the caller takes a slower path.
+source, flags, compiler and processor. Two processes that build at once write two temporary files and rename both to
+the same name. Without a compiler :func:`available` is false, :func:`why` says so, and the caller takes a slower path.
 """
 
 import ctypes
@@ -29,6 +29,13 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 _BLOCK_ELEMENTS = 1 << 16  # columns of one block: 256 KiB in float32, a fraction of any recent L2 cache
 
 
+_NUMBERS = (  # the end of `job` in deform_conv.c, in its order
+    "scratch_size", "images", "groups", "group_channels", "cp", "height", "width", "out_height", "out_width", "outputs",
+    "kernel_h", "kernel_w", "stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w",
+    "block", "parts", "threads", "bands", "image", "need_input", "need_sampling", "need_weight",
+)  # fmt: skip
+
+
 class _Tensor(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p)] + [(name, ctypes.c_int64) for name in ("dtype", "n", "c", "h", "w")]
 
@@ -37,14 +44,7 @@ class _Job(ctypes.Structure):
     _fields_ = (
         [(n, _Tensor) for n in ("input", "offset", "mask", "output", "grad_input", "grad_offset", "grad_mask")]
         + [(n, ctypes.c_void_p) for n in ("packed", "grad_packed", "panels", "bias", "grad_weight", "scratch")]
-        + [
-            (n, ctypes.c_int64)
-            for n in (
-                "scratch_size images groups group_channels cp height width out_height out_width outputs "
-                "kernel_h kernel_w stride_h stride_w padding_h padding_w dilation_h dilation_w "
-                "block parts threads bands image need_input need_sampling need_weight"
-            ).split()
-        ]
+        + [(n, ctypes.c_int64) for n in _NUMBERS]
     )
 
 
