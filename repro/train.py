@@ -558,8 +558,9 @@ def _truncate(path: Path, step: int) -> None:
         path.unlink()
         return
     kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-    with write_atomically(path) as temporary:
-        temporary.write_text("".join([header, *kept]))
+    if kept != rows:
+        with write_atomically(path) as temporary:
+            temporary.write_text("".join([header, *kept]))
 
 
 def _write_json(path: Path, content: dict) -> None:

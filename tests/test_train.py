@@ -1,0 +1,482 @@
+"""Training: killed at any moment it ends with the same bits; what goes wrong is said and costs nothing."""
+
+import csv
+import errno
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+
+import repro
+from repro import checkpoint
+from repro import train as training
+from repro.errors import ReproError
+from repro.train import Interrupted, TrainConfig, learning_rate, train
+
+TINY = TrainConfig(
+    sizes={"width": 8, "offset_width": 8, "deform_groups": 2, "context": False},
+    data="embedded-train",
+    patch=16,
+    batch=2,
+    steps=12,
+    lr=2e-3,
+    warmup_steps=3,
+    validation_images=1,
+    validate_every=6,
+    checkpoint_every=2,
+    log_every=3,
+)
+
+# Forked from a server that has torch loaded and has never computed: real processes, quick to start.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["repro.train"])
+
+
+def child(config, folder, sabotage):
+    """Body of a process that trains; its exit status and, in a file beside the folder, its last words."""
+    torch.set_num_threads(1)
+    if sabotage:
+        SABOTAGE[sabotage]()
+    try:
+        train(config, folder, progress=lambda row: None, device="cpu")
+    except ReproError as error:
+        folder.with_suffix(".error").write_text(str(error))
+        os._exit(130 if isinstance(error, Interrupted) else 1)
+    os._exit(0)
+
+
+def start(folder, config=TINY, sabotage=None):
+    process = processes.Process(target=child, args=(config, folder, sabotage), daemon=True)
+    process.start()
+    return process
+
+
+def finish(process):
+    process.join(300)
+    assert process.exitcode is not None, "the process hangs"
+    return process.exitcode
+
+
+def wait_for_a_checkpoint(folder):
+    """Until there is another than there is now."""
+    path = folder / checkpoint.NAME
+
+    def written():
+        with suppress(FileNotFoundError):  # for a moment there is none
+            return path.stat().st_mtime_ns
+
+    before = written()
+    while written() in (None, before):
+        time.sleep(0.001)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_call(owner, name, number, action):
+    """Replace ``owner.name``: its call ``number`` runs ``action(original, *arguments)``."""
+    original, calls = getattr(owner, name), 0
+
+    def counted(*arguments):
+        nonlocal calls
+        calls += 1
+        return action(original, *arguments) if calls == number else original(*arguments)
+
+    setattr(owner, name, counted)
+
+
+def write_half_and_die(write, path, content):
+    write(path, content[: len(content) // 2])
+    die()
+
+
+def do_and_die(original, *arguments):
+    original(*arguments)
+    die()
+
+
+def append_half_and_die(append, path, row):
+    append(path, row)
+    os.truncate(path, path.stat().st_size - 20)
+    die()
+
+
+# Where a process kills itself. Path.replace is called for config.json, then for each checkpoint, twice where
+# one moves out of its way; Path.write_bytes once for each checkpoint.
+SABOTAGE = {
+    "first checkpoint half written": lambda: on_call(Path, "write_bytes", 1, write_half_and_die),
+    "third checkpoint half written": lambda: on_call(Path, "write_bytes", 3, write_half_and_die),
+    "between the two renames": lambda: on_call(Path, "replace", 3, do_and_die),
+    "after both renames": lambda: on_call(Path, "replace", 4, do_and_die),
+    "first row of the curve half written": lambda: on_call(training, "_append", 1, append_half_and_die),
+    "third row of the curve half written": lambda: on_call(training, "_append", 3, append_half_and_die),
+    "before the final weights": lambda: on_call(training, "save", 1, lambda *_: die()),
+    "before the summary": lambda: on_call(training, "save", 1, lambda save, *a: (save(*a), die())),
+}
+
+
+def curve(folder, *without):
+    with (folder / "curve.csv").open(newline="") as file:
+        return [
+            {key: value for key, value in row.items() if key not in ("seconds", *without)}
+            for row in csv.DictReader(file)
+        ]
+
+
+def assert_same_run(folder, other):
+    for name in ("weights.safetensors", "checkpoint.safetensors"):
+        ours, theirs = load_file(folder / name), load_file(other / name)
+        assert ours.keys() == theirs.keys()
+        different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
+        assert not different, (
+            f"{name}: {len(different)} of {len(ours)} tensors differ, such as {different[0]}"
+        )
+    assert curve(folder) == curve(other)
+    assert (folder / "summary.json").exists()
+    leftovers = [path.name for path in folder.glob(".*") if path.name != ".lock"]
+    assert not leftovers
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert finish(start(folder)) == 0
+    assert [row["step"] for row in curve(folder)] == ["3", "6", "9", "12"]
+    return folder
+
+
+# --- killed and resumed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", SABOTAGE)
+def test_killed_at_the_worst_moment(moment, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    assert finish(start(folder, sabotage=moment)) == -signal.SIGKILL
+    assert finish(start(folder)) == 0
+    assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_killed_at_random_moments(precision, tmp_path):
+    config = replace(TINY, precision=precision, steps=40)
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert finish(start(whole, config)) == 0
+    moments = random.Random(0)
+    for _ in range(3):
+        process = start(folder, config)
+        for _ in range(moments.randint(1, 4)):
+            wait_for_a_checkpoint(folder)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        assert finish(process) == -signal.SIGKILL
+    assert finish(start(folder, config)) == 0
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(number, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, sabotage=None)
+    while not (folder / "curve.csv").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    status = finish(process)
+    if status == 130:  # on a fast machine the run may have ended first
+        _, facts = checkpoint.newest_checkpoint(folder)
+        message = (tmp_path / "run.error").read_text()
+        assert f"step {facts['step']}" in message and "same command" in message
+        assert not (folder / "weights.safetensors").exists()
+        status = finish(start(folder))
+    assert status == 0
+    assert_same_run(folder, uninterrupted)
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a bit of a tensor": lambda path: flip(path, -1000),
+    "the step in the header": lambda path: flip(path, path.read_bytes().index(b'\\"step\\": ') + 11),
+    "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "another kind of file": lambda path: path.write_text("not a checkpoint " * 100),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(damage, uninterrupted, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert finish(start(folder, sabotage="third row of the curve half written")) == -signal.SIGKILL
+    DAMAGE[damage](folder / checkpoint.NAME)
+    _, facts = checkpoint.newest_checkpoint(folder)
+    assert facts["step"] == 6  # the newest, of step 8, is the damaged one
+    assert "checkpoint.safetensors is damaged" in capsys.readouterr().err
+    assert finish(start(folder)) == 0
+    assert_same_run(folder, uninterrupted)
+
+
+def test_a_finished_run_is_left_alone(uninterrupted):
+    before = {path.name: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.name != ".lock"}
+    assert train(TINY, uninterrupted) == uninterrupted / "weights.safetensors"
+    after = {path.name: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.name != ".lock"}
+    assert before == after
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def quiet(row):
+    pass
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_not_a_number(what, tmp_path, monkeypatch):
+    def objective(net, noisy, clean, step):
+        estimate = net(noisy)
+        loss = (estimate - clean).square().mean()
+        if step < 4:
+            return loss
+        # the second has the value 0 and an infinite slope
+        return (
+            loss * math.nan
+            if what == "loss"
+            else loss + 0 * (estimate - estimate.detach()).abs().sqrt().sum()
+        )
+
+    monkeypatch.setitem(training.LOSSES, "l2", objective)
+    with pytest.raises(ReproError, match=f"step 5: the {what} is not finite. The checkpoint of step 4"):
+        train(TINY, tmp_path / "run", progress=quiet)
+    tensors, facts = checkpoint.newest_checkpoint(tmp_path / "run")
+    assert facts["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("writer", ["write_bytes", "_append"])
+def test_full_disk(writer, tmp_path, monkeypatch):
+    owner = Path if writer == "write_bytes" else training
+    original, calls = getattr(owner, writer), 0
+
+    def write(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, writer, write)
+    with pytest.raises(ReproError, match=r"^Cannot write .*No space left on device\.$"):
+        train(TINY, tmp_path / "run", progress=quiet)
+    _, facts = checkpoint.newest_checkpoint(tmp_path / "run")
+    assert facts["step"] == {"write_bytes": 4, "_append": 8}[writer]
+    assert not list((tmp_path / "run").glob(".checkpoint-*"))
+
+
+def test_a_folder_of_another_run(uninterrupted):
+    other = replace(TINY, lr=1e-3, seed=7)
+    with pytest.raises(
+        ReproError, match=r"other settings \(lr 0.002 instead of 0.001, seed 0 instead of 7\)"
+    ):
+        train(other, uninterrupted)
+
+
+def test_one_process_per_folder(tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, replace(TINY, steps=100_000))
+    while not (folder / "curve.csv").exists():
+        time.sleep(0.01)
+    with pytest.raises(ReproError, match="Another process is training"):
+        train(TINY, folder)
+    process.kill()
+    finish(process)
+    with pytest.raises(ReproError, match="other settings"):  # the lock went with the process
+        train(TINY, folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"schedule": "linear"}, "schedule is 'linear'; it can be cosine or step or constant"),
+        ({"precision": "16"}, "precision is '16'"),
+        ({"colour": "RGB"}, "colour is 'RGB'"),
+        ({"steps": None}, "needs a budget"),
+        ({"batch": 0}, "batch is 0"),
+        ({"sigma_255": -1}, "sigma_255 is -1"),
+        ({"sigma_255": (50, 10)}, "sigma_255 is"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"loss": "l3"}, "sadnet has no loss 'l3'"),
+        ({"sizes": {"depth": 3}}, "no size depth"),
+        ({"sizes": {"channels": 1}}, "1 channels cannot learn rgb"),
+        ({"model": "unheard-of"}, "no model 'unheard-of'"),
+        ({"data": "embedded-test"}, "embedded-test is a test set"),
+        ({"data": "unheard-of"}, "no data set 'unheard-of'"),
+        ({"patch": 1000}, "1000 x 1000 cannot be cut"),
+    ],
+)
+def test_wrong_settings(wrong, message, tmp_path):
+    with pytest.raises(ReproError, match=message):
+        train(replace(TINY, **wrong), tmp_path / "run", progress=quiet)
+
+
+# --- facts ----------------------------------------------------------------------------------------
+
+
+def test_schedules():
+    cosine = TrainConfig(steps=1000, lr=1.0, warmup_steps=10)
+    assert [learning_rate(cosine, step) for step in (0, 4)] == pytest.approx([0.1, 0.5], rel=1e-3)
+    assert learning_rate(cosine, 250) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert learning_rate(cosine, 500) == pytest.approx(0.5)
+    assert 0 < learning_rate(cosine, 999) < 1e-5
+    paper = TrainConfig(steps=10**6, lr=1e-4, schedule="step", warmup_steps=0)
+    rates = [learning_rate(paper, step) for step in (0, 299_999, 300_000, 599_999, 600_000, 900_000)]
+    assert rates == [1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 1.25e-5]
+    constant = TrainConfig(steps=10, lr=0.3, schedule="constant", warmup_steps=0)
+    assert {learning_rate(constant, step) for step in range(10)} == {0.3}
+
+
+def test_schedule_by_the_clock():
+    """The larger share of the two budgets counts."""
+    clock = TrainConfig(seconds=60, lr=1.0, warmup_steps=0)
+    assert [learning_rate(clock, step=7, seconds=s) for s in (0, 30, 60, 70)] == pytest.approx([1, 0.5, 0, 0])
+    both = TrainConfig(steps=100, seconds=60, lr=1.0, warmup_steps=0)
+    assert learning_rate(both, 50, 10) == learning_rate(both, 50, 30) == learning_rate(both, 10, 30)
+
+
+def test_a_budget_in_seconds(tmp_path):
+    config = replace(TINY, steps=None, seconds=0.5, log_every=1000, validate_every=1000)
+    rows = []
+    weights = train(config, tmp_path / "run", progress=rows.append)
+    assert weights.exists() and rows[-1]["seconds"] >= 0.5 and rows[-1]["psnr_db"] > 0
+    assert len(rows) == 1 and rows[0]["lr"] == 0
+
+
+def run_without_files(config, folder):
+    return training._Run(config, folder, Fabric(accelerator="cpu"), quiet)
+
+
+def test_weight_averaging_and_updates(tmp_path):
+    """Three steps by hand: AdamW from its paper, in float64, and the average from its definition."""
+    config = replace(TINY, clip_norm=0.01, weight_decay=0.1, ema_decay=0.6)
+    run = run_without_files(config, tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.rand(2, 2, 3, 16, 16, generator=generator) for _ in range(3)]
+    name, parameter = next((n, p) for n, p in run.net.named_parameters() if n == "last.weight")
+    value = average = parameter.detach().double().clone()
+    m = v = torch.zeros_like(value)
+    beta1, beta2 = config.betas
+    for step, (noisy, clean) in enumerate(batches):
+        run.net.zero_grad()
+        (run.net(noisy) - clean).square().mean().backward()
+        norm = sum(p.grad.double().square().sum() for p in run.net.parameters()).sqrt()
+        assert norm > 0.01
+        gradient = parameter.grad.double() * 0.01 / (norm + 1e-6)
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        rate = learning_rate(config, step)
+        value = value * (1 - rate * 0.1)
+        value -= rate * (m / (1 - beta1 ** (step + 1))) / ((v / (1 - beta2 ** (step + 1))).sqrt() + 1e-8)
+        decay = min(0.6, (step + 1) / (step + 10))
+        average = decay * average + (1 - decay) * value
+        run.net.zero_grad()
+        run._update(noisy, clean)
+        torch.testing.assert_close(parameter.double(), value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(run.averaged.get_parameter(name).double(), average, rtol=1e-4, atol=1e-6)
+
+
+def test_offset_statistics_are_the_network_s(tmp_path):
+    run = run_without_files(TINY, tmp_path)
+    run.validation = [(torch.rand(3, 24, 40), torch.rand(3, 24, 40)) for _ in range(2)]
+    row = run.validate()
+    scales = [run.averaged.offsets(noisy[None]) for noisy, _ in run.validation]
+    for index, scale in enumerate(("decode4", "decode3", "decode2", "decode1")):
+        offset, mask = (sum(image[index][k].abs().mean().item() for image in scales) / 2 for k in (0, 1))
+        assert row[f"offset_{scale}.block.deform"] == pytest.approx(offset, rel=1e-5)
+        assert row[f"mask_{scale}.block.deform"] == pytest.approx(mask, rel=1e-5)
+    assert not any(module._forward_pre_hooks for module in run.averaged.modules())
+
+
+def test_validation_photographs_are_not_trained_on():
+    config = replace(TINY, validation_images=2)
+    images, validation = training._photographs(config)
+    assert len(images) == 6 and len(validation) == 2
+    for _, clean in validation:
+        crop = (clean * 255).round().byte()
+        assert crop.shape == (3, 256, 256)
+        assert not any(
+            torch.equal(image[:, top : top + 256, left : left + 256], crop)
+            for image in images
+            for top, left in [((image.shape[1] - 256) // 2, (image.shape[2] - 256) // 2)]
+        )
+    gray, pairs = training._photographs(replace(config, colour="gray"))
+    assert {image.shape[0] for image in gray} == {1} and pairs[0][1].shape[0] == 1
+
+
+def test_an_objective_of_the_model_s_own_file(tmp_path, monkeypatch):
+    """It may draw random numbers: they depend on the step, not on what was drawn before."""
+    module = repro.models.sadnet
+    drawn = {}
+
+    def masked(net, noisy, clean, step):
+        mask = torch.rand(noisy.shape)
+        drawn.setdefault(step, []).append(mask)
+        return (mask * (net(noisy) - clean).square()).mean()
+
+    monkeypatch.setattr(module, "masked", masked, raising=False)
+    config = replace(TINY, loss="masked", steps=4, checkpoint_every=2)
+    train(config, tmp_path / "one", progress=quiet)
+    torch.rand(5)
+    train(config, tmp_path / "two", progress=quiet)
+    assert all(torch.equal(*twice) for twice in drawn.values()) and len(drawn) == 4
+    assert not torch.equal(drawn[0][0], drawn[1][0])
+
+
+def test_the_caller_keeps_its_random_state(tmp_path):
+    before, algorithms = torch.random.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    train(replace(TINY, steps=1), tmp_path / "run", progress=quiet)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.are_deterministic_algorithms_enabled() == algorithms
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_final_weights_load_and_hyperparameters_have_origins(uninterrupted):
+    net = repro.load(uninterrupted / "weights.safetensors")
+    averaged = load_file(uninterrupted / checkpoint.NAME)
+    assert all(torch.equal(averaged[f"averaged/{n}"], t) for n, t in net.state_dict().items())
+    origins = {name: entry["origin"] for name, entry in TINY.hyperparameters().items()}
+    assert all(origins.values()) and origins["steps"] == "chosen for this experiment"
+    assert TrainConfig(steps=1, lr=1e-4).hyperparameters()["lr"]["origin"] == "the paper or its authors' code"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colour", ["rgb", "gray"])
+def test_it_learns_to_denoise(colour, tmp_path):
+    """A small network and few steps improve photographs they have not seen by more than 5 dB."""
+    config = replace(
+        TINY,
+        colour=colour,
+        patch=48,
+        batch=8,
+        steps=250,
+        lr=3e-3,
+        warmup_steps=20,
+        ema_decay=0.98,
+        validate_every=250,
+    )
+    rows = []
+    train(config, tmp_path / "run", progress=rows.append)
+    _, validation = training._photographs(config)
+    noisy_db = sum(training.psnr_db(clean, noisy) for noisy, clean in validation) / len(validation)
+    assert rows[-1]["loss"] < rows[0]["loss"] / 5
+    assert rows[-1]["psnr_db"] > noisy_db + 5
