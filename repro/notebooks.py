@@ -67,27 +67,36 @@ def say(text: str) -> None:
     display(Markdown(text))
 
 
-def show_table(
-    frame: pd.DataFrame, name: str, caption: str = "", digits: int = 2, index: bool = False
-) -> None:
-    """A table, and below it a link from which the same numbers, unrounded, are saved as ``name``.csv."""
-    display(HTML(render_table(frame, name, caption, digits, index)))
+def show_table(frame: pd.DataFrame, name: str, caption: str = "", **options) -> None:
+    """A table, and below it a link from which the same numbers, unrounded, are saved as ``name``.csv.
+
+    ``options`` are those of :func:`render_table`.
+    """
+    display(HTML(render_table(frame, name, caption, **options)))
 
 
 def render_table(
-    frame: pd.DataFrame, name: str, caption: str = "", digits: int = 2, index: bool = False
+    frame: pd.DataFrame,
+    name: str,
+    caption: str = "",
+    *,
+    digits: int = 2,
+    index: bool = False,
+    csv: pd.DataFrame | None = None,
 ) -> str:
-    """HTML of :func:`show_table`."""
+    """HTML of :func:`show_table`. ``digits`` after the point; ``csv``: what is saved where that is not
+    ``frame``."""
     table = frame.to_html(
         index=index,
         border=0,
         na_rep="–",
-        float_format=lambda v: f"{v:.{digits}f}",
+        float_format=lambda v: f"{v:,.{digits}f}",
         classes="study",
         justify="unset",
     )
     if caption:
         table = table.replace(">", f"><caption>{html.escape(caption)}</caption>", 1)
-    data = base64.b64encode(frame.to_csv(index=index).encode()).decode()
+    saved = (frame if csv is None else csv).to_csv(index=index and csv is None)
+    data = base64.b64encode(saved.encode()).decode()
     link = f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
     return f'<div class="study-table">{table}</div>{link}'

@@ -23,10 +23,10 @@ CLASSES = {
     NOT_TESTABLE: "verdict-not-testable",
 }
 KINDS = {
-    "results: PSNR, SSIM, parameters, cost": ledger.OUTCOMES,
-    "statements: which is better, what happens": ledger.STATEMENTS,
+    "quality and cost": ledger.OUTCOMES,
+    "statements": ledger.STATEMENTS,
     "architecture": ledger.ARCHITECTURE,
-    "training, protocol and data": ledger.PROTOCOL | ledger.DATA,
+    "training and data": ledger.PROTOCOL | ledger.DATA,
 }
 
 
@@ -63,7 +63,7 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
     cells = "".join(f"<td><b>{total.get(word, 0)}</b></td>" for word in WORDS)
     head = "".join(f"<th>{show_verdict(word)}</th>" for word in WORDS)
     table = (
-        '<div class="study-table"><table class="study"><thead>'
+        '<div class="study-table"><table class="study glance"><thead>'
         f"<tr><th>SADNet, {len(settled)} claims</th>{head}</tr></thead><tbody>"
         f"{''.join(rows)}<tr><th>all</th>{cells}</tr></tbody></table></div>"
     )
@@ -209,23 +209,6 @@ def describe_ledger(settled: pd.DataFrame) -> str:
         f'<div class="study-table"><table class="study" id="ledger"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
-
-
-def compare_sources(settled: pd.DataFrame, table: str, source: str = "001") -> pd.DataFrame:
-    """One printed table with the earlier reproduction and our values beside each of its numbers.
-
-    Columns: method, variant, dataset, colour, sigma_255, metric, unit, paper, earlier, ours, budget, verdict.
-    ``earlier`` is what document 000 measured itself; what it copied from the paper is not repeated.
-    """
-    printed = ledger.find(settled, source=source, table=table)
-    same = ["method", "dataset", "colour", "sigma_255", "metric"]
-    replicated = ledger.find(settled, source="000", variant="replication").set_index(same)["value"]
-    replicated = replicated[~replicated.index.duplicated()]
-    keys = pd.MultiIndex.from_frame(printed[same])
-    full = printed["variant"].isin(["", "full"]).to_numpy()
-    earlier = pd.Series(replicated.reindex(keys).to_numpy(), index=printed.index).where(full)
-    beside = printed.assign(paper=printed["value"], earlier=earlier.fillna(""), verdict=printed["word"])
-    return beside[["method", "variant", *same[1:], "unit", "paper", "earlier", "ours", "budget", "verdict"]]
 
 
 def load_settled() -> pd.DataFrame:
