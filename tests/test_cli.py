@@ -100,7 +100,8 @@ def test_help_is_fast_and_names_every_command():
 
 
 def test_wrong_usage():
-    for arguments in ([], ["denoise"], ["nonsense"], ["denoise", "a", "b", "--model", "m", "--sigma", "-3"]):
+    sigma = ["denoise", "a", "b", "--model", "m", "--sigma"]
+    for arguments in ([], ["denoise"], ["nonsense"], [*sigma, "-3"], [*sigma, "nan"], [*sigma, "much"]):
         result = call(*arguments)
         assert result.exit_code == 2 and "Usage" in result.output and "Traceback" not in result.output
 
@@ -337,6 +338,7 @@ def test_train_gray_and_settings_that_are_none(tmp_path):
         assert words in failure("train", *QUICK, "--out", tmp_path / words, *options)
     assert "--out" in failure("train", *QUICK, "--steps", "2")
     assert "no experiment 'x'" in failure("train", "--experiment", "x")
+    assert "--out" in failure("train", "--experiment", "smoke-colour", "--steps", "2")
 
 
 def test_train_stops_at_nan_and_says_where(tmp_path):
