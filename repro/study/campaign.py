@@ -23,7 +23,7 @@ import pandas as pd
 from repro import files
 from repro.errors import ReproError
 from repro.study import experiments as listing
-from repro.study import records
+from repro.study import records, verdicts
 from repro.study.experiments import Experiment
 
 WEIGHTS_LIMIT_MIB = 9  # what the repository carries per file
@@ -74,6 +74,8 @@ def run(
 ) -> list[Path]:
     """Run what is missing, in the list's order, and return the folders of the records written.
 
+    What is written under the repository's own results also renews its verdicts.
+
     ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
     otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` is the name of an experiment, or a shell
     pattern of names, of any budget. An experiment that fails for a reason the user can mend (a data set
@@ -98,6 +100,8 @@ def run(
             say(f"{name}: {experiment.why} [{state}]")
             try:
                 written.append(carry_out(experiment, seed, results, say))
+                if results == files.results():
+                    verdicts.save(verdicts.settle_all(verdicts.Study.load()))
             except Stopped:
                 raise
             except ReproError as error:
@@ -269,8 +273,10 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bo
     if experiment.train is None:
         return True
     now = json.loads(json.dumps(experiment.train_config(seed).hyperparameters()))
-    then = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
-    return then == {name: entry["value"] for name, entry in now.items()}
+    then = record["hyperparameters"]
+    # A field that is newer than the record cannot contradict it; how often a run reports does not shape it.
+    shared = (now.keys() & then.keys()) - {"validate_every", "checkpoint_every", "log_every"}
+    return all(now[name]["value"] == then[name]["value"] for name in shared)
 
 
 def _choose(experiments: list[Experiment], budget: str | None, only: str | None) -> list[Experiment]:

@@ -144,10 +144,18 @@ def load(folder: str | Path | None = None) -> list[Record]:
 
 
 def redo(record: Record):
-    """The :class:`repro.train.TrainConfig` that repeats a record's training."""
+    """The :class:`repro.train.TrainConfig` that repeats a record's training.
+
+    A ReproError for a record whose settings this version does not know any more: it names the commit that does.
+    """
     from repro.train import TrainConfig
 
-    return TrainConfig(**{name: entry["value"] for name, entry in record["hyperparameters"].items()})
+    settings = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
+    try:
+        return TrainConfig(**settings)
+    except TypeError as error:
+        commit = record["commit"]
+        raise ReproError(f"{record.name} was trained by commit {commit}, whose settings differ: {error}.") from error
 
 
 def summarise(metrics: pd.DataFrame) -> dict:

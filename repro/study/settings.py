@@ -40,10 +40,7 @@ LAYERS = {
     "Offset Block Bottleneck": ("decode4.offset.extract", "decode4.offset.refine"),
     "RSAB Bottleneck": ("decode4.block.deform", "decode4.block.conv"),
     **{f"TransposeConv{i}": (f"decode{4 - i}.up",) for i in (1, 2, 3)},
-    **{
-        f"Offset Block {i}": (f"decode{4 - i}.offset.extract", f"decode{4 - i}.offset.refine")
-        for i in (1, 2, 3)
-    },
+    **{f"Offset Block {i}": (f"decode{4 - i}.offset.extract", f"decode{4 - i}.offset.refine") for i in (1, 2, 3)},
     **{f"RSAB {i}": (f"decode{4 - i}.block.deform", f"decode{4 - i}.block.conv") for i in (1, 2, 3)},
 }
 # A concatenation has no weights: in comes the output of one layer, out goes the input of the next.
@@ -89,9 +86,7 @@ def find_layer_value(claim) -> float | str | None:
     if metric == "non_linearity":
         return "linear" if variant == "ConvOut" else None  # the forward pass returns what this layer gives
     if variant == "other layers" and metric == "kernel":
-        named = {
-            m for place, paths in LAYERS.items() if " layer" in place or "context" in place for m in paths
-        }
+        named = {m for place, paths in LAYERS.items() if " layer" in place or "context" in place for m in paths}
         others = {m.weight.shape[-1] for path, m in net.named_modules() if _is_layer(m) and path not in named}
         return others.pop() if len(others) == 1 else " and ".join(str(k) for k in sorted(others))
     if variant in CONCATENATIONS:
@@ -115,9 +110,7 @@ def find_layer_value(claim) -> float | str | None:
 
 @cache
 def _build(reading: str, dilations: tuple[int, ...], channels: int) -> Denoiser:
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # building draws weights, and nobody else's random numbers may move
+    with torch.random.fork_rng(devices=[]):  # building draws weights, and nobody else's random numbers may move
         return repro.build("sadnet", reading=reading, dilations=dilations, channels=channels)
 
 

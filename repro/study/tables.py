@@ -16,6 +16,7 @@ from repro import files
 from repro.errors import ReproError
 from repro.study import claims as ledger
 from repro.study import verdicts
+from repro.study.statistics import LEVEL
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
 
@@ -67,9 +68,7 @@ def compare(name: str, study: Study, settled: pd.DataFrame | None = None) -> pd.
         for row in earlier.itertuples():
             # The cost table names no image set, and prints a time where the reproduction prints one too.
             same = (cells["method"] == row.method) & (cells["metric"] == row.metric)
-            same &= (cells["dataset"] == row.dataset) & (
-                (cells["sigma_255"] == row.sigma_255) | pd.isna(row.sigma_255)
-            )
+            same &= (cells["dataset"] == row.dataset) & ((cells["sigma_255"] == row.sigma_255) | pd.isna(row.sigma_255))
             cells.loc[same, "reproduction"] = row.value
             cells.loc[same, "ours_as_reproduced"] = row.ours
     steps = {record.name: record["steps"] for record in study.records}
@@ -147,6 +146,21 @@ def list_evaluations(study: Study) -> pd.DataFrame:
         for evaluation in record["evaluations"]:
             rows.append(about | {key: value for key, value in evaluation.items() if key != "seed"})
     return pd.DataFrame(rows)
+
+
+def list_tolerances() -> pd.DataFrame:
+    """What counts as reproduced, as fixed before the first run."""
+    special = [(f"FLOPs, {method}", f"within {share:.0%}") for method, share in verdicts.FLOPS_RELATIVE.items()]
+    rows = [
+        ("PSNR at the paper's own budget or from published weights", f"within {verdicts.PSNR_DB:g} dB"),
+        ("PSNR of a model trained here", f"within {verdicts.PSNR_TRAINED_HERE_DB:g} dB"),
+        ("PSNR at a smaller budget than the paper's", "direction only"),
+        ("which of two is better", f"{LEVEL:.0%} interval of the paired per-image difference excludes 0"),
+        ("parameters", "exact to the printed digit, or explained"),
+        ("FLOPs", f"within {verdicts.FLOPS_RELATIVE_DEFAULT:.0%}"),
+        *special,
+    ]
+    return pd.DataFrame(rows, columns=["claim", "reproduced if"])
 
 
 KINDS = {

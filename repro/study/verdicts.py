@@ -22,7 +22,7 @@ result, and :func:`check` fails where the file no longer follows from them.
 import io
 import itertools
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -159,8 +159,7 @@ class Study:
         return [
             group
             for group in self.groups
-            if (group.first["method"], group.first["variant"], group.first["colour"])
-            == (method, variant, colour)
+            if (group.first["method"], group.first["variant"], group.first["colour"]) == (method, variant, colour)
             and group.first["sigma_255"] in (sigma_255, None)
             and group.first.find_evaluation(dataset, sigma_255)
         ]
@@ -179,6 +178,13 @@ class Study:
 
 def settle(claim: pd.Series, study: Study) -> Verdict:
     """The verdict on one claim (a row of :func:`repro.study.claims.load`)."""
+    verdict = _settle(claim, study)
+    if verdict.word != NOT_TESTABLE and not verdict.command:  # it was computed just now, from no record
+        return replace(verdict, command="repro claims --write")
+    return verdict
+
+
+def _settle(claim: pd.Series, study: Study) -> Verdict:
     metric = claim["metric"]
     if metric in ("psnr", "ssim"):
         return _settle_quality(claim, study)
@@ -274,9 +280,7 @@ def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -
         "high": interval.high, "budget": group.budget, "evidence": group.names,
         "command": group.command(evaluation),
     }  # fmt: skip
-    near = (
-        f"{ours:.2f} dB, {abs(difference):.2f} dB {'above' if difference >= 0 else 'below'} the printed value"
-    )
+    near = f"{ours:.2f} dB, {abs(difference):.2f} dB {'above' if difference >= 0 else 'below'} the printed value"
     if not group.smaller and _within(difference, tolerance):
         return Verdict(claim["id"], REPRODUCED, f"{near}.", **facts)
     direction, why = judge_direction(claim, group, evaluation, study)
@@ -421,9 +425,7 @@ def _settle_on_par(claim: pd.Series, study: Study) -> Verdict:
     paper, replication = (ledger.find(cells, variant=v)["number"].iloc[0] for v in ("", "replication"))
     difference = replication - paper
     word = REPRODUCED if _within(difference, PSNR_TRAINED_HERE_DB) else NOT_REPRODUCED
-    reason = (
-        f"The replication prints {difference:+.2f} dB against the paper; {PSNR_TRAINED_HERE_DB} is on par."
-    )
+    reason = f"The replication prints {difference:+.2f} dB against the paper; {PSNR_TRAINED_HERE_DB} is on par."
     facts = {"difference": difference, "tolerance": PSNR_TRAINED_HERE_DB, "evidence": "claims.csv"}
     return Verdict(claim["id"], word, reason, **facts)
 
@@ -454,9 +456,9 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
             ours = study.find("sadnet", "full", claim["colour"], dataset, sigma)
             other = study.find(method, "full", claim["colour"], dataset, sigma)
             if ours and other:
-                names_there = [g[0].first.find_evaluation(dataset, sigma)["name"] for g in (ours, other)]
-                if names_there[0] == names_there[1]:
-                    gain = ours[0].per_image(names_there[0]) - other[0].per_image(names_there[0])
+                evaluation = ours[0].first.find_evaluation(dataset, sigma)["name"]
+                if other[0].first.find_evaluation(dataset, sigma)["name"] == evaluation:
+                    gain = ours[0].per_image(evaluation) - other[0].per_image(evaluation)
                     gains[sigma] = (gain, ours[0])
         if len(gains) == 2:
             growth = compare(gains[70.0][0], gains[30.0][0])
@@ -485,8 +487,7 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
         rows = _summarise_offsets(group.first.folder)
         rows = rows[rows["claim"] == statement]
         shown = "; ".join(
-            f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}] at 1/{row.cell_px}"
-            for row in rows.itertuples()
+            f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}] at 1/{row.cell_px}" for row in rows.itertuples()
         )
         facts = {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
         if rows["holds"].all():
@@ -546,9 +547,7 @@ def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
     relative = FLOPS_RELATIVE.get(claim["method"], FLOPS_RELATIVE_DEFAULT)
     tolerance = relative * claim["number"]
     within = _within(ours - claim["number"], tolerance)
-    reason = (
-        f"{ours:.2f} G as the profilers of 2019 count; {cost.macs / 1e9:.2f} G true multiply-accumulates."
-    )
+    reason = f"{ours:.2f} G as the profilers of 2019 count; {cost.macs / 1e9:.2f} G true multiply-accumulates."
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}
     facts["evidence"] = "repro.study.costs"
     return Verdict(claim["id"], REPRODUCED if within else NOT_REPRODUCED, reason, **facts)
@@ -636,19 +635,13 @@ def _settle_data(claim: pd.Series, study: Study) -> Verdict:
         entry = catalog.find("nam25")
         (size,) = entry.sizes
         width, height = map(int, size.split("x"))
-        ours = {"patches": entry.images, "heightpatch": height, "widthpatch": width}[
-            claim["variant"] + claim["metric"]
-        ]
+        ours = {"patches": entry.images, "heightpatch": height, "widthpatch": width}[claim["variant"] + claim["metric"]]
         word = REPRODUCED if ours == claim["number"] else NOT_REPRODUCED
-        return Verdict(
-            claim["id"], word, f"The data set has {ours}.", ours=ours, evidence="repro.data.catalog"
-        )
+        return Verdict(claim["id"], word, f"The data set has {ours}.", ours=ours, evidence="repro.data.catalog")
     if claim["dataset"] in CLOSED:
         return _untested(claim, study, catalog.find(CLOSED[claim["dataset"]]).obtain, waits=False)
     if claim["metric"] in ledger.DATA:
-        return _untested(
-            claim, study, "only the patches of this set are at hand, not its images", waits=False
-        )
+        return _untested(claim, study, "only the patches of this set are at hand, not its images", waits=False)
     return _untested(claim, study, "it is a choice, not an outcome", waits=False)
 
 

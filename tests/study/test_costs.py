@@ -22,9 +22,7 @@ def test_groups_stride_and_missing_bias():
 
 def test_transposed_convolution_counts_four_times_at_stride_two():
     cost = measure_cost(nn.ConvTranspose2d(4, 2, 2, stride=2, bias=False), 3, 5, channels=4)
-    assert cost.macs == 3 * 5 * 4 * (
-        2 * 4
-    )  # every input value meets the 2 x 2 kernel of every output channel
+    assert cost.macs == 3 * 5 * 4 * (2 * 4)  # every input value meets the 2 x 2 kernel of every output channel
     assert cost.flops == 6 * 10 * 2 * (4 * 4) == 4 * cost.macs
 
 

@@ -27,9 +27,7 @@ def test_interval_is_that_of_the_normal_law():
 
 def test_covers_the_truth_about_as_often_as_it_says():
     random = np.random.default_rng(2)
-    hits = sum(
-        low <= 0 <= high for _, low, high, _ in (bootstrap(random.normal(size=40), 500) for _ in range(400))
-    )
+    hits = sum(low <= 0 <= high for _, low, high, _ in (bootstrap(random.normal(size=40), 500) for _ in range(400)))
     assert 0.90 <= hits / 400 <= 0.97
 
 

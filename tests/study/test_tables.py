@@ -76,6 +76,12 @@ def test_the_ledger_and_the_evaluations(study, settled):
     assert tables.list_evaluations(study)["psnr_db"].tolist() == pytest.approx([28.9, 28.5])
 
 
+def test_tolerances_are_those_the_verdicts_use():
+    text = tables.list_tolerances().to_string()
+    for number in ("0.05 dB", "0.1 dB", "1%", "3%", "95%"):
+        assert number in text
+
+
 def test_an_unknown_table(study):
     with pytest.raises(ReproError, match="sadnet-colour"):
         tables.compare("sadnet-color", study)

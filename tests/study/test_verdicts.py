@@ -47,9 +47,7 @@ def test_direction_is_decided_image_by_image_where_it_can_be(make_record):
     assert settled("001-t3-kodak24-50-sadnet", ours, classical).word == DIRECTION
 
 
-@pytest.mark.parametrize(
-    ("gain", "word"), [(0.02, DIRECTION), (-0.02, NOT_REPRODUCED), (0.0, NOT_REPRODUCED)]
-)
+@pytest.mark.parametrize(("gain", "word"), [(0.02, DIRECTION), (-0.02, NOT_REPRODUCED), (0.0, NOT_REPRODUCED)])
 def test_an_ordering_needs_an_interval_that_excludes_zero(make_record, gain, word):
     wobble = 0.01 * (-1.0) ** np.arange(24)
     ours = make_record("ours", 29 + SPREAD + gain + wobble)

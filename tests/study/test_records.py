@@ -1,0 +1,68 @@
+"""The committed records: complete, consistent with their tables, and enough to redo the run."""
+
+import pandas as pd
+import pytest
+
+from repro import files, weights
+from repro.errors import ReproError
+from repro.study import experiments, records
+
+PUBLISHED = records.load()
+
+
+@pytest.fixture(params=PUBLISHED, ids=lambda record: record.name)
+def record(request):
+    return request.param
+
+
+def test_means_are_those_of_the_images(record):
+    for evaluation in record["evaluations"]:
+        images = record.metrics[record.metrics["evaluation"] == evaluation["name"]]
+        assert records.summarise(images) == {
+            key: pytest.approx(evaluation[key], abs=2e-4) for key in ("images", *records.METRICS)
+        }
+
+
+def test_a_committed_run_can_be_redone(record):
+    if record["steps"]:
+        config = records.redo(record)
+        assert (config.model, config.seed) == (record["method"], record["seed"])
+        assert record.curve["step"].iloc[-1] == record["steps"]
+
+
+def test_a_committed_run_belongs_to_the_list_and_has_its_weights(record):
+    assert experiments.get(record["experiment"]).budget == record["budget"]
+    if record["steps"]:
+        about = weights.describe(files.results() / "weights" / f"{record.name}.safetensors")
+        assert about["model"] == record["method"]
+        assert about["experiment"] == record["experiment"]
+
+
+def test_a_record_that_cannot_be_redone_names_its_commit(make_record):
+    record = make_record("x", [20.0, 21.0], forgotten_setting=1)
+    with pytest.raises(ReproError, match=r"commit none.*forgotten_setting"):
+        records.redo(record)
+
+
+def test_a_damaged_record_is_said_in_a_sentence(tmp_path):
+    (tmp_path / "record.json").write_text('{"experiment": ')
+    with pytest.raises(ReproError, match="Cannot read the record"):
+        records.read(tmp_path)
+    (tmp_path / "record.json").write_text('{"experiment": "x"}')
+    with pytest.raises(ReproError, match="lacks"):
+        records.read(tmp_path)
+
+
+def test_the_principal_evaluation_is_the_first(make_record):
+    record = make_record("x", [20.0, 22.0])
+    assert record.find_evaluation("kodak24", 50)["psnr_db"] == 21
+    assert record.find_evaluation("kodak24", 30) is None
+    assert record.per_image("kodak24-50").equals(pd.Series([20.0, 22.0], ["image0", "image1"]))
+
+
+def test_the_environment_is_told_completely():
+    told = records.describe_environment()
+    assert told["versions"].keys() >= {"python", "torch", "numpy"}
+    assert len(told["commit"].removesuffix("+changes")) == 40 or told["commit"] == "not a repository"
+    assert told["threads"] >= 1
+    assert records.measure_peak_memory_mib() > 50
