@@ -38,8 +38,8 @@ def status(results: Path | None = None, experiments: list[Experiment] | None = N
 
     ``state`` is ``done``, ``running`` (a process works on it now), ``interrupted``, ``waiting``, or
     ``outdated``: it has a record, but of other settings than the list names now. The estimate is the
-    experiment's own pace where there is one, else its limit in seconds, else the pace of the last finished
-    run of that budget.
+    experiment's own pace where there is one, else the mean pace of its budget, and never more than its limit
+    in seconds.
     """
     results = results or files.results()
     rows = []
@@ -47,7 +47,7 @@ def status(results: Path | None = None, experiments: list[Experiment] | None = N
         for seed in experiment.seeds:
             rows.append(_describe(experiment, seed, results))
     frame = pd.DataFrame(rows)
-    pace = frame[(frame["state"] == "done") & (frame["steps"] > 0)]
+    pace = frame[frame["steps"] > 0]
     for index, row in frame.iterrows():
         if row["state"] in ("done", "outdated"):
             frame.loc[index, "seconds_left"] = 0.0
