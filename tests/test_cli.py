@@ -347,6 +347,7 @@ def test_train_stops_at_nan_and_says_where(tmp_path):
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_train_interrupted_by_the_terminal(tmp_path):
     command = [
         sys.executable,
