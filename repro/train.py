@@ -295,7 +295,8 @@ class _Run:
         loss = self.objective(self.wrapped, noisy, clean, self.step)
         self.fabric.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip_norm or math.inf, foreach=True)
-        loss, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        loss = self.fabric.all_reduce(loss.detach().float())  # the mean over the processes
+        loss, norm = torch.stack([loss, norm.float()]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise ReproError(

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -139,9 +141,7 @@ def assert_same_run(folder, other):
         ours, theirs = load_file(folder / name), load_file(other / name)
         assert ours.keys() == theirs.keys()
         different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
-        assert not different, (
-            f"{name}: {len(different)} of {len(ours)} tensors differ, such as {different[0]}"
-        )
+        assert not different, f"{name}: {len(different)} of {len(ours)} tensors differ, such as {different[0]}"
     assert curve(folder) == curve(other)
     assert (folder / "summary.json").exists()
     leftovers = [path.name for path in folder.glob(".*") if path.name != ".lock"]
@@ -251,11 +251,7 @@ def test_not_a_number(what, tmp_path, monkeypatch):
         if step < 4:
             return loss
         # the second has the value 0 and an infinite slope
-        return (
-            loss * math.nan
-            if what == "loss"
-            else loss + 0 * (estimate - estimate.detach()).abs().sqrt().sum()
-        )
+        return loss * math.nan if what == "loss" else loss + 0 * (estimate - estimate.detach()).abs().sqrt().sum()
 
     monkeypatch.setitem(training.LOSSES, "l2", objective)
     with pytest.raises(ReproError, match=f"step 5: the {what} is not finite. The checkpoint of step 4"):
@@ -287,9 +283,7 @@ def test_full_disk(writer, tmp_path, monkeypatch):
 
 def test_a_folder_of_another_run(uninterrupted):
     other = replace(TINY, lr=1e-3, seed=7)
-    with pytest.raises(
-        ReproError, match=r"other settings \(lr 0.002 instead of 0.001, seed 0 instead of 7\)"
-    ):
+    with pytest.raises(ReproError, match=r"other settings \(lr 0.002 instead of 0.001, seed 0 instead of 7\)"):
         train(other, uninterrupted)
 
 
@@ -457,6 +451,27 @@ def test_final_weights_load_and_hyperparameters_have_origins(uninterrupted):
     origins = {name: entry["origin"] for name, entry in TINY.hyperparameters().items()}
     assert all(origins.values()) and origins["steps"] == "chosen for this experiment"
     assert TrainConfig(steps=1, lr=1e-4).hyperparameters()["lr"]["origin"] == "the paper or its authors' code"
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_the_whole_batch(tmp_path):
+    config = replace(TINY, batch=4, lr=1e-4)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch\nfrom repro.train import TrainConfig, train\ntorch.set_num_threads(1)\n"
+        f"train({config!r}, sys.argv[1], progress=lambda row: None, device='cpu')\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(repro.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    two, one = tmp_path / "two", tmp_path / "one"
+    done = subprocess.run([*launch, script, two], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert finish(start(one, config)) == 0
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (two, one))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-6)
+    losses = [[float(row["loss"]) for row in curve(folder)] for folder in (two, one)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.slow
