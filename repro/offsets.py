@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, uniform_filter
 from skimage.feature import structure_tensor
 
 from repro.data.catalog import Sample
@@ -78,9 +78,7 @@ def place_points(offset: np.ndarray, kernel: int = 3, dilation: int = 1) -> np.n
     channels, height, width = offset.shape
     taps = kernel**2
     if channels % (2 * taps):
-        raise ValueError(
-            f"offset has {channels} channels; a {kernel}x{kernel} kernel needs a multiple of {2 * taps}"
-        )
+        raise ValueError(f"offset has {channels} channels; a {kernel}x{kernel} kernel needs a multiple of {2 * taps}")
     reach = (np.arange(kernel) - (kernel - 1) / 2) * dilation
     plain = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2).astype(offset.dtype)
     moved = offset.reshape(-1, taps, 2, height, width)
@@ -125,9 +123,7 @@ def find_structure(clean: np.ndarray, cell_px: int, integration_cells: float = 1
     """
     gray = average_cells(clean, cell_px)
     yy, xy, xx = structure_tensor(gray, sigma=integration_cells, mode="nearest", order="rc")
-    axis, coherence = _split(
-        yy - xx, -2 * xy, xx + yy
-    )  # the gradient's axis turned by 90 degrees: both signs change
+    axis, coherence = _split(yy - xx, -2 * xy, xx + yy)  # the gradient's axis turned by 90 degrees: both signs change
     return Structure(axis, coherence, np.sqrt(xx + yy))
 
 
@@ -149,6 +145,31 @@ def sort_regions(structure: Structure, regions: Regions = Regions()) -> dict[str
     }
 
 
+def choose_positions(clean: np.ndarray, cell_px: int = 4, margin_px: int = 56) -> dict[str, tuple[int, int]]:
+    """One clear example each of a smooth place, an edge and a texture: ``{region: (y, x) in pixels}``.
+
+    ``clean``: [C, H, W] in [0, 1]. Very dark and very bright places are passed over, for the sake of the
+    picture.
+    """
+    structure = find_structure(clean, cell_px)
+    gray = average_cells(clean, cell_px)
+    visible = (gray > 0.2) & (gray < 0.85)
+    around = uniform_filter(structure.strength, 9)
+    score = {
+        "smooth": -around,
+        "edge": structure.strength * structure.coherence,
+        "texture": around * (1 - uniform_filter(structure.coherence, 9)),
+    }
+    chosen = {}
+    for region, where in sort_regions(structure, Regions(margin_cells=margin_px // cell_px)).items():
+        allowed = where & visible if (where & visible).any() else where
+        if allowed.any():
+            best = np.where(allowed, score[region], -np.inf).argmax()
+            row, column = np.unravel_index(best, gray.shape)
+            chosen[region] = (int(row) * cell_px + cell_px // 2, int(column) * cell_px + cell_px // 2)
+    return chosen
+
+
 def align(axis: np.ndarray, edge: np.ndarray) -> tuple[float, float]:
     """Mean alignment of N axes with N edges ([N, 2] each), and what it is after shuffling the axes between
     positions.
@@ -162,9 +183,7 @@ def align(axis: np.ndarray, edge: np.ndarray) -> tuple[float, float]:
     return float((axis * edge).sum(1).mean()), float(axis.mean(0) @ edge.mean(0))
 
 
-def contrast(
-    gray: np.ndarray, points: np.ndarray, mask: np.ndarray, chosen: np.ndarray
-) -> tuple[float, float]:
+def contrast(gray: np.ndarray, points: np.ndarray, mask: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
     """How much what the chosen positions sample differs from what they stand on, and the same after
     shuffling.
 
@@ -276,9 +295,7 @@ def measure(
     tables = []
     for sample in samples:
         noisy = fixed_gaussian_noise(sample.clean, sample.name, sigma_255, seed)
-        table = measure_image(
-            collect_sampling(net, noisy), sample.clean.numpy(), regions=regions, block_px=block_px
-        )
+        table = measure_image(collect_sampling(net, noisy), sample.clean.numpy(), regions=regions, block_px=block_px)
         tables.append(table.assign(image=sample.name))
     if not tables:
         raise ValueError("no photographs to measure")
@@ -330,8 +347,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
     for cell in cells:
         edge, smooth = (
-            {name: wide[name][cell][region] for name in wide.columns.levels[0]}
-            for region in ("edge", "smooth")
+            {name: wide[name][cell][region] for name in wide.columns.levels[0]} for region in ("edge", "smooth")
         )
         note("even where smooth", cell, smooth["anisotropy"] - edge["anisotropy"], -1)
         note("along edges", cell, edge["alignment"] - edge["alignment_shuffled"], +1)

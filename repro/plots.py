@@ -133,9 +133,7 @@ def draw_learning_curves(
             f"{label} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3),
             textcoords="offset points", ha="right", fontsize=8,
         )  # fmt: skip
-    axes.set_xlabel(
-        {"step": "steps", "minutes": "minutes of training", "hours": "hours of training"}[against]
-    )
+    axes.set_xlabel({"step": "steps", "minutes": "minutes of training", "hours": "hours of training"}[against])
     axes.set_ylabel("PSNR, dB")
     axes.grid(color="#E3E5E0", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -209,9 +207,7 @@ def _draw_kernel(axes: Axes, image, cell_px, offset, mask, y, x, half_width_cell
     colours = np.tile(matplotlib.colors.to_rgba(YELLOW), (len(weight), 1))
     edges = np.tile(matplotlib.colors.to_rgba(VERMILION), (len(weight), 1))
     colours[:, 3], edges[:, 3] = 0.15 + 0.6 * weight, 0.25 + 0.75 * weight
-    axes.scatter(
-        points[:, 1], points[:, 0], s=16, facecolors=colours, edgecolors=edges, linewidths=0.9, zorder=3
-    )
+    axes.scatter(points[:, 1], points[:, 0], s=16, facecolors=colours, edgecolors=edges, linewidths=0.9, zorder=3)
     inside = (np.abs(points - centre) <= half).all(1).mean()
     if inside < 1:
         axes.text(
@@ -283,16 +279,14 @@ def draw_sampling(
         if not np.allclose(start, end):
             axes.annotate(
                 "", xy=end[::-1], xytext=start[::-1],
-                arrowprops={"arrowstyle": "->", "color": BLUE, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 5},
+                arrowprops={"arrowstyle": "->", "color": BLUE, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 6},
             )  # fmt: skip
         axes.plot(start[1], start[0], "s", markersize=7, markerfacecolor="none", markeredgecolor=FAINT)
         axes.plot(
-            end[1], end[0], "o", markersize=10, markeredgecolor=VERMILION, markeredgewidth=1.3,
+            end[1], end[0], "o", markersize=13, markeredgecolor=VERMILION, markeredgewidth=1.3,
             markerfacecolor=(*matplotlib.colors.to_rgb(ORANGE), float(weight)),
         )  # fmt: skip
-        axes.annotate(
-            str(number), end[::-1], xytext=(7, -9), textcoords="offset points", fontsize=8, color=VERMILION
-        )
+        axes.text(end[1], end[0], str(number), ha="center", va="center", fontsize=7.5, zorder=5)
     axes.set_xlim(-1.6, width + 0.6)
     axes.set_ylim(height + 0.6, -1.6)
     axes.set_aspect("equal")
@@ -348,9 +342,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure:
     for y in range(rows + 1):
         axes.axhline(y - 0.5, color="#E3E5E0", linewidth=0.8)
     key = [
-        matplotlib.lines.Line2D(
-            [], [], linestyle="", marker=f"${mark}$", color=colour, markersize=8, label=words
-        )
+        matplotlib.lines.Line2D([], [], linestyle="", marker=f"${mark}$", color=colour, markersize=8, label=words)
         for words, (colour, mark) in VERDICT_MARKS.items()
     ]
     figure.legend(handles=key, loc="outside lower center", ncols=len(key))
@@ -379,9 +371,7 @@ def draw_times(table: pd.DataFrame, unit: str) -> Figure:
     return figure
 
 
-def compare(
-    before: np.ndarray, after: np.ndarray, labels: Sequence[str], alt: str, limit_kib: int = 300
-) -> HTML:
+def compare(before: np.ndarray, after: np.ndarray, labels: Sequence[str], alt: str, limit_kib: int = 300) -> HTML:
     """Two images of one size on top of each other, with a slider that uncovers one: HTML that asks no other
     file.
 
@@ -413,10 +403,7 @@ def compare(
     )
 
 
-_TAG = (
-    "position:absolute;top:6px;padding:1px 7px;border-radius:3px;"
-    "background:#22262bcc;color:#fff;font-size:.8rem"
-)
+_TAG = "position:absolute;top:6px;padding:1px 7px;border-radius:3px;background:#22262bcc;color:#fff;font-size:.8rem"
 
 
 def _canvas(height_in: float) -> tuple[Figure, Axes]:

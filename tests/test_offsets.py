@@ -107,6 +107,19 @@ def test_flat_photograph_has_no_edges():
     assert not offsets.sort_regions(structure)["edge"].any()
 
 
+def test_chosen_positions_are_what_they_are_called():
+    clean = disc(256) * 0.6 + 0.2
+    noise = np.random.default_rng(0).uniform(-0.2, 0.2, (1, 50, 50))
+    clean[:, 100:150, 100:150] += noise  # a texture in the middle of the disc
+    chosen = offsets.choose_positions(clean, margin_px=16)
+    y, x = chosen["edge"]
+    assert abs(np.hypot(y - 127.5, x - 127.5) - 256 / 3) < 8
+    y, x = chosen["texture"]
+    assert 96 <= y < 154 and 96 <= x < 154
+    y, x = chosen["smooth"]
+    assert clean[0, y - 4 : y + 5, x - 4 : x + 5].std() < 0.01
+
+
 def test_kernels_along_across_and_unrelated_to_the_edge():
     clean = disc()
     edge = offsets.find_structure(clean, 1).edge
@@ -169,9 +182,7 @@ def test_contrast_is_low_on_one_side_of_the_edge():
     chosen = np.zeros((12, 12), bool)
     chosen[2:10, 5:7] = True
     offset = np.zeros((144, 12, 12))
-    assert offsets.contrast(gray, offsets.place_points(offset), ones(12, 12), chosen)[0] == pytest.approx(
-        1 / 3
-    )
+    assert offsets.contrast(gray, offsets.place_points(offset), ones(12, 12), chosen)[0] == pytest.approx(1 / 3)
     offset[1::2, :, 5], offset[1::2, :, 6] = -1, 1  # each column moves away from the edge
     own, other = offsets.contrast(gray, offsets.place_points(offset), ones(12, 12), chosen)
     assert own == 0
