@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import map_coordinates, uniform_filter
+from scipy.ndimage import map_coordinates, maximum_filter, minimum_filter, uniform_filter
 from skimage.feature import structure_tensor
 
 from repro.data.catalog import Sample
@@ -153,7 +153,7 @@ def choose_positions(clean: np.ndarray, cell_px: int = 4, margin_px: int = 56) -
     """
     structure = find_structure(clean, cell_px)
     gray = average_cells(clean, cell_px)
-    visible = (gray > 0.2) & (gray < 0.85)
+    visible = (minimum_filter(gray, 7) > 0.12) & (maximum_filter(gray, 7) < 0.92)
     around = uniform_filter(structure.strength, 9)
     score = {
         "smooth": -around,
