@@ -254,7 +254,21 @@ def _module(name: str) -> ModuleType:
 # Both return fresh tensors in the memory format of the tensor they belong to, as their fake versions promise.
 
 
-@torch.library.custom_op("repro::deform_conv2d", mutates_args=())
+def _register(name: str):
+    """Make a function the operator ``torch.ops.repro.<name>``, for all devices.
+
+    ``torch.library.custom_op`` would do the same, and import all of torch.compile at the first call: two seconds.
+    """
+
+    def decorate(function):
+        torch.library.define(f"repro::{name}", torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(f"repro::{name}", "default")(function)
+        return getattr(torch.ops.repro, name)
+
+    return decorate
+
+
+@_register("deform_conv2d")
 def _forward(
     input: Tensor,
     offset: Tensor,
@@ -277,13 +291,13 @@ def _forward(
     return output.contiguous(memory_format=_format(input))
 
 
-@_forward.register_fake
+@torch.library.register_fake("repro::deform_conv2d")
 def _(input, offset, weight, bias, mask, stride, padding, dilation, implementation):
     shape = _check(input, offset, weight, bias, mask, stride, padding, dilation)
     return input.new_empty(shape).to(memory_format=_format(input))
 
 
-@torch.library.custom_op("repro::deform_conv2d_backward", mutates_args=())
+@_register("deform_conv2d_backward")
 def _backward(
     grad_output: Tensor,
     input: Tensor,
@@ -322,7 +336,7 @@ def _backward(
     ]
 
 
-@_backward.register_fake
+@torch.library.register_fake("repro::deform_conv2d_backward")
 def _(grad_output, input, offset, weight, mask, stride, padding, dilation, needs, implementation):
     return [
         input.new_empty(shape, dtype=dtype).to(memory_format=layout)
@@ -360,14 +374,18 @@ def _differentiate(ctx, grad_output):
     return (*(next(grads) if need else None for need in needs), None, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_remember)
+def _refuse(ctx, *gradients):
+    raise RuntimeError("The deformable convolution has no second derivative.")
+
+
+torch.library.register_autograd("repro::deform_conv2d", _differentiate, setup_context=_remember)
+torch.library.register_autograd("repro::deform_conv2d_backward", _refuse)
 
 
 def _format(tensor: Tensor) -> torch.memory_format:
-    """channels_last where the tensor is that and nothing else, as in torch's own convolution."""
-    last = torch.channels_last
-    is_last = tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous()
-    return last if is_last else torch.contiguous_format
+    """channels_last where channels lie innermost, as in torch's own convolution; in a slice of channels too."""
+    innermost = tensor.shape[1] > 1 and tensor.stride(1) == 1 and not tensor.is_contiguous()
+    return torch.channels_last if innermost else torch.contiguous_format
 
 
 # --- checks ---

@@ -540,8 +540,19 @@ def test_no_second_derivative(device):
     tensors, geometry = make(device=device)
     leaves = [t.requires_grad_() for t in tensors]
     (first,) = torch.autograd.grad(call(leaves, geometry).pow(2).sum(), leaves[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd"):
+    with pytest.raises(RuntimeError, match="no second derivative"):
         first.sum().backward()
+
+
+def test_gradient_of_a_channel_slice_is_channels_last():
+    """SADNet's offsets are a slice of a channels-last tensor; a gradient in another layout would be copied twice."""
+    whole = torch.randn(1, 27, 5, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    offset, mask = whole.split([18, 9], 1)
+    offset.register_hook(lambda grad: layouts.append(grad.stride(1)))
+    layouts = []
+    out = ops.deform_conv2d(torch.randn(1, 4, 5, 6), offset, torch.randn(4, 4, 3, 3), padding=1, mask=mask)
+    out.sum().backward()
+    assert layouts == [1]
 
 
 def test_module_is_torchvisions():
