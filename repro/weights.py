@@ -107,7 +107,8 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
     except (IndexError, ValueError) as error:
         raise ReproError(f"{what} has arrays of shapes that no {name} has.") from error
     net = build(name, **(inferred | sizes))
-    _fill(net, {ours: cls.upstream_name(ours) for ours in net.state_dict()}, arrays, what)
+    naming = cls.upstream_naming(arrays) if hasattr(cls, "upstream_naming") else cls.upstream_name
+    _fill(net, {ours: naming(ours) for ours in net.state_dict()}, arrays, what)
     return net.eval()
 
 

@@ -9,6 +9,7 @@ from repro.models.base import Denoiser
 # name -> (module, class); imported when first asked for, so that one broken dependency hides one model only
 MODELS = {
     "sadnet": ("repro.models.sadnet", "SADNet"),
+    "dncnn": ("repro.models.dncnn", "DnCNN"),
 }
 
 

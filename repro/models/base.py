@@ -18,7 +18,8 @@ class Denoiser(nn.Module):
     ``Sizes.channels`` is the number of image channels, 1 or 3. A class whose authors published checkpoints
     also has ``upstream_sizes(arrays)``, the sizes that a state dict under the authors' names shows, and
     ``upstream_name(name)``, the authors' name of a parameter here (see
-    :func:`repro.weights.from_upstream`).
+    :func:`repro.weights.from_upstream`); where several codes name them differently, ``upstream_naming(arrays)``
+    gives the function from our names to those of the code that wrote ``arrays``.
     """
 
     name: str
