@@ -528,7 +528,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     for leftover in folder.glob(".*-*.*"):
         leftover.unlink()
     path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
-    if not path.exists():
+    if not any(folder.glob("*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
         _write_json(path, ours)
         return
     try:
