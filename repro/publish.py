@@ -51,9 +51,7 @@ def publish(names: tuple[str, ...] | list[str] = NOTEBOOKS) -> Path:
     for number, name in enumerate(names, 1):
         say(f"notebook {number} of {len(names)}: {name}")
         execute(name, files.results() / "notebooks" / f"{name}.ipynb")
-    say("writing the numbers of the prose pages")
-    pages.write_all(files.root() / "book" / "_generated")
-    say("building the HTML")
+    say("writing the numbers of the prose pages, building the HTML")
     page = build()
     say("done")
     return page
@@ -88,7 +86,11 @@ def execute(name: str, output: Path, **values: object) -> Path:
 
 
 def build() -> Path:
-    """Build ``_build/html`` from the executed notebooks and the prose; warnings are errors."""
+    """Build ``_build/html`` from the executed notebooks and the prose with its numbers; warnings are errors."""
+    missing = [name for name in NOTEBOOKS if not (files.results() / "notebooks" / f"{name}.ipynb").exists()]
+    if missing:
+        raise ReproError(f"Not executed yet: {', '.join(missing)}; `make book` does it.")
+    pages.write_all(files.root() / "book" / "_generated")
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "."]
     log = files.root() / "_build" / "book.log"
     log.parent.mkdir(exist_ok=True)
