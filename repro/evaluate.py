@@ -23,6 +23,7 @@ from repro.weights import load
 # An image of more pixels is denoised in tiles. SADNet takes 2.3 KB per pixel, most of it the offsets at
 # full size; with tiles of this size, the program itself and a 20-megapixel photograph it stays under 4 GiB.
 PIXELS_AT_ONCE = 896 * 896
+HALO_OF_WHOLE = 64  # surroundings of a tile for a network that would look at the whole image
 
 # --- one photograph
 
@@ -42,7 +43,9 @@ def denoise(
       ones do without.
     - ``tile``: side in pixels of the tiles in which a large image is denoised, 0 for all at once; left out,
       whatever stays under 4 GiB. Each tile sees ``model.halo`` pixels of its surroundings, enough for a
-      result within 1/255 of the one obtained at once.
+      result within 1/255 of the one obtained at once. A network with global means (``halo = None``) has no
+      such tiles: for it a large image is a ReproError unless ``tile`` is given, and every tile is then an
+      image of its own that overlaps its neighbours.
 
     A gray image given to a colour network is repeated three times, and the three estimates averaged. A
     colour image given to a gray network is denoised channel by channel, as if each were a photograph.
@@ -113,20 +116,34 @@ def _run_in_tiles(net: Denoiser, image: Tensor, sigma: float | None, tile: int |
     """
     height, width = image.shape[-2:]
     if tile is None:
-        tile = 0 if height * width <= PIXELS_AT_ONCE else int(PIXELS_AT_ONCE**0.5) - 2 * net.halo
+        tile = 0 if height * width <= PIXELS_AT_ONCE else _choose_tile(net, height, width)
     if tile < 0:
         raise ValueError(f"tile is a side in pixels, or 0 for the whole image, not {tile}.")
     if tile == 0 or max(height, width) <= tile:
         return _run(net, image, sigma)
+    halo = HALO_OF_WHOLE if net.halo is None else net.halo
     clean = torch.empty_like(image, memory_format=torch.contiguous_format)
     tiles = list(product(_cut(height, tile, net.alignment), _cut(width, tile, net.alignment)))
     for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
-        above, before = max(top - net.halo, 0), max(left - net.halo, 0)
-        estimate = _run(net, image[..., above : bottom + net.halo, before : right + net.halo], sigma)
+        above, before = max(top - halo, 0), max(left - halo, 0)
+        estimate = _run(net, image[..., above : bottom + halo, before : right + halo], sigma)
         clean[..., top:bottom, left:right] = estimate[
             ..., top - above : bottom - above, left - before : right - before
         ]
     return clean
+
+
+def _choose_tile(net: Denoiser, height: int, width: int) -> int:
+    """The side of tiles for an image too large to be denoised at once."""
+    side = int(PIXELS_AT_ONCE**0.5)
+    if net.halo is None:
+        tile = side - 2 * HALO_OF_WHOLE
+        raise ReproError(
+            f"{net.name} takes means over the whole image, and {width} x {height} pixels are many for it at once. "
+            f"Choose: tile={tile} denoises tiles on their own, each by its own means, which is another result; "
+            f"tile=0 takes the memory that the whole image needs."
+        )
+    return side - 2 * net.halo
 
 
 def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
@@ -165,8 +182,7 @@ def _evaluating(net: Denoiser) -> Iterator[None]:
         net.train(training)
 
 
-# --- a set of
-# images
+# --- a set of images
 
 
 def evaluate(
