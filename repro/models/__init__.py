@@ -9,7 +9,16 @@ from repro.models.base import Denoiser
 # name -> (module, class); imported when first asked for, so that one broken dependency hides one model only
 MODELS = {
     "sadnet": ("repro.models.sadnet", "SADNet"),
+    "ssdn": ("repro.models.ssdn", "SSDN"),
+    "unet": ("repro.models.ssdn", "UNet"),
+    "gradnet": ("repro.models.gradnet", "GradNet"),
+    "gradnet-impl": ("repro.models.gradnet", "GradNetImpl"),
+    "scaoednet": ("repro.models.scaoednet", "ScaoedNet"),
     "dncnn": ("repro.models.dncnn", "DnCNN"),
+    "ffdnet": ("repro.models.ffdnet", "FFDNet"),
+    "memnet": ("repro.models.memnet", "MemNet"),
+    "rnan": ("repro.models.rnan", "RNAN"),
+    "ridnet": ("repro.models.ridnet", "RIDNet"),
 }
 
 
