@@ -37,6 +37,34 @@ def add_gaussian_noise(
     return _store(clean + noise * (sigma_255 / 255), clip, round_8bit)
 
 
+def add_poisson_noise(clean: Tensor, events: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Return Poisson(events * clean) / events, for training: a white pixel counts ``events`` on average.
+
+    Never clipped: bright pixels exceed 1. Arguments and draws as in :func:`add_gaussian_noise`; ``events`` must
+    be more than 0.
+    """
+    _check(clean, 0)
+    events = torch.as_tensor(events, dtype=clean.dtype, device=clean.device)
+    if not bool((events > 0).all()):
+        raise ValueError(f"events must be more than 0, got {events}")
+    return torch.poisson(clean.clamp_min(0) * events, generator=generator) / events
+
+
+def add_impulse_noise(clean: Tensor, alpha: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Return ``clean`` [..., C, H, W] with each pixel, all its channels together, replaced by a uniformly random
+    colour with probability ``alpha``, for training.
+
+    Arguments and draws as in :func:`add_gaussian_noise`; ``alpha`` lies in [0, 1], and as a tensor broadcasts to
+    ``clean`` ([B, 1, 1, 1] for one share per image).
+    """
+    _check(clean, 0)
+    if not bool(((torch.as_tensor(alpha) >= 0) & (torch.as_tensor(alpha) <= 1)).all()):
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+    like = {"generator": generator, "dtype": clean.dtype, "device": clean.device}
+    chance = torch.rand((*clean.shape[:-3], 1, *clean.shape[-2:]), **like)
+    return torch.where(chance < alpha, torch.rand(clean.shape, **like), clean)
+
+
 def fixed_gaussian_noise(
     clean: Tensor,
     name: str,
@@ -66,11 +94,16 @@ def unit_noise(shape: tuple[int, ...], name: str, sigma_255: float, seed: int = 
     uniform numbers (k + 1/2) / 2^53 and, through the inverse normal distribution, normal ones. NumPy's own
     ``standard_normal`` is shorter but may change with any NumPy release.
     """
-    digest = hashlib.sha256(f"{name}|{float(sigma_255)}|{int(seed)}".encode()).digest()
-    key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
-    words = np.random.Philox(key=key).random_raw(int(np.prod(shape, dtype=np.int64)))
-    uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    count = int(np.prod(shape, dtype=np.int64))
+    uniform = uniform_numbers(count, f"{name}|{float(sigma_255)}|{int(seed)}")
     return ndtri(uniform).astype(np.float32).reshape(shape)
+
+
+def uniform_numbers(count: int, text: str) -> np.ndarray:
+    """float64 numbers, uniform in the open interval (0, 1): a function of ``text`` alone, on every platform."""
+    key = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], dtype="<u8").astype(np.uint64)
+    words = np.random.Philox(key=key).random_raw(count)
+    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def _store(noisy: Tensor, clip: bool, round_8bit: bool) -> Tensor:
