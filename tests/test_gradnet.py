@@ -1,0 +1,302 @@
+"""GradNet: published parameter counts, both codes' arithmetic, the gradient, the losses."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import repro
+from repro.errors import ReproError
+from repro.models import gradnet
+from repro.models.base import count_parameters
+from repro.models.gradnet import interlace, sobel, sobel_magnitude
+from repro.train import TrainConfig, train
+from repro.weights import from_upstream, load, save
+
+SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
+NAMES = SHARED / "vectors" / "upstream_names"
+SMALL = {"width": 8, "modules": 2, "units": 2, "reduction": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "parameters"),
+    [
+        ("gradnet", {}, 1_626_561),
+        ("gradnet", {"fusion": "none"}, 1_484_688),
+        ("gradnet", {"fusion": "image"}, 1_486_416),
+        ("gradnet", {"fusion": "end"}, 1_484_769),
+        ("gradnet", {"global_sum": False}, 1_626_561),
+        ("gradnet", {"body": "dncnn", "fusion": "none", "skip": "none"}, 669_312),
+        ("gradnet", {"body": "dncnn", "fusion": "none"}, 671_040),
+        ("gradnet", {"body": "dncnn"}, 810_270),
+        ("gradnet", {"body": "dncnn", "fusion": "end"}, 671_121),
+        ("gradnet", {"body": "dncnn", "fusion": "image"}, 672_768),
+        ("gradnet-impl", {}, 1_316_668),
+        ("gradnet-impl", {"mixup": 12, "units": 3}, 2_207_495),
+        ("gradnet-impl", {"width": 72, "modules": 6, "units": 3}, 1_863_216),
+    ],
+)
+def test_parameter_counts(name, sizes, parameters):
+    assert count_parameters(repro.build(name, **sizes)) == parameters
+
+
+# --- the two codes, written out from the facts with plain functions over their own names ---------------------
+
+
+def conv(x, state, name):
+    weight = state[f"{name}.weight"]
+    return F.conv2d(x, weight, state.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
+
+
+def attention(x, state, first, second):
+    means = x.mean((2, 3), keepdim=True)
+    return x * torch.sigmoid(conv(torch.relu(conv(means, state, first)), state, second))
+
+
+def authors_gradnet(state, noisy, gradient):
+    x = start = torch.cat([torch.relu(conv(noisy, state, "block1.0")), gradient], 1)
+    for i in (1, 2, 3, 4):
+        inside = x
+        for j in (1, 2, 3, 4):
+            block = f"block2.block{i}.block{j}"
+            norm = (state[f"{block}.bn1.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+            y = torch.relu(F.batch_norm(conv(inside, state, f"{block}.conv1"), *norm))
+            inside = torch.relu(conv(y, state, f"{block}.conv2") + inside)
+        merged = conv(torch.cat([x, inside], 1), state, f"block2.block{i}.conv")
+        x = attention(merged, state, f"block2.block{i}.ca.c1.body.0", f"block2.block{i}.ca.c2.body.0")
+    return conv(start + x, state, "block3")
+
+
+def gradnet_of_003(state, noisy, naive, modules, units, copies):
+    features = torch.relu(conv(noisy, state, "_GradNet__fe.0"))
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).repeat(3, 1, 1, 1)
+    horizontal = F.conv2d(naive, kernel, padding=1, groups=3)
+    vertical = F.conv2d(naive, kernel.transpose(2, 3), padding=1, groups=3)
+    gradient = (horizontal**2 + vertical**2).sqrt()
+    if copies == 1:
+        x = torch.cat([features, gradient], 1)
+    else:
+        total = features.shape[1] + 3 * copies
+        period, queue, x = total // (3 * copies), list(features.unbind(1)), []
+        repeated = [gradient[:, c] for _ in range(copies) for c in range(3)]
+        for channel in range(total):
+            x.append(repeated.pop(0) if channel % period == 0 and repeated else queue.pop(0))
+        x = torch.stack(x, 1)
+    start = x
+    for i in range(modules):
+        inside, module = x, f"_GradNet__seq.{i}._ResModule__"
+        for j in range(units):
+            unit = f"{module}seq.{j}._ResUnit__conv"
+            inside = torch.relu(conv(torch.relu(conv(inside, state, f"{unit}1")), state, f"{unit}2") + inside)
+        unit = f"{module}att._AttentionUnit__conv"
+        x = attention(inside + x, state, f"{unit}1", f"{unit}2")
+    return conv(x + start, state, "_GradNet__reconstruct_conv") + noisy
+
+
+def state_dict(file):
+    """Random arrays under the names of a public implementation, aliases included."""
+    path = NAMES / file
+    if not path.exists():
+        pytest.skip(f"{path} is not here (set REPRO_SHARED to the folder with vectors/)")
+    generator, state, aliases = torch.Generator().manual_seed(0), {}, {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        if "<-" in line:
+            alias, name = (part.strip() for part in line.split("<-"))
+            aliases[alias] = name
+        else:
+            name, shape = line.split("\t")
+            size = [int(n) for n in re.findall(r"\d+", shape)]
+            array = torch.randn(size, generator=generator) / max(math.prod(size[1:]), 1) ** 0.5
+            state[name] = array.abs() + 0.5 if name.endswith("running_var") else array
+    return state, {alias: state[name] for alias, name in aliases.items()}
+
+
+def test_the_authors_network_by_their_names():
+    state, _ = state_dict("gradnet_authors_concat_before.txt")
+    net = from_upstream("gradnet", state)
+    noisy, gradient = torch.rand(2, 3, 11, 13), torch.rand(2, 3, 11, 13)
+    with torch.no_grad():
+        expected = authors_gradnet(state, noisy, gradient)
+        torch.testing.assert_close(net(noisy, gradient), expected, atol=1e-4, rtol=1e-5)
+        summed = from_upstream("gradnet", state, global_sum=True)
+        torch.testing.assert_close(summed(noisy, gradient), expected + noisy, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "shape"), [("gradnet_impl_16feat.txt", (4, 4, 1)), ("gradnet_impl_mixup_16feat_2rep.txt", (2, 2, 2))]
+)
+@pytest.mark.parametrize("with_aliases", [False, True])
+def test_the_network_of_003_by_its_names(file, shape, with_aliases):
+    state, aliases = state_dict(file)
+    net = from_upstream("gradnet-impl", state | aliases if with_aliases else state)
+    noisy, naive = torch.rand(2, 3, 11, 13), torch.rand(2, 3, 11, 13)
+    with torch.no_grad():
+        expected = gradnet_of_003(state, noisy, naive, *shape)
+        torch.testing.assert_close(net(noisy, naive), expected, atol=1e-4, rtol=1e-5)
+        assert not torch.allclose(net(noisy, noisy), expected, atol=1e-2)
+
+
+def test_two_arrays_under_one_layers_two_names_are_refused():
+    state, aliases = state_dict("gradnet_impl_mixup_16feat_2rep.txt")
+    alias = next(iter(aliases))
+    with pytest.raises(ReproError, match="one and the same"):
+        from_upstream("gradnet-impl", state | {alias: aliases[alias] + 1})
+
+
+@pytest.mark.parametrize(
+    ("fusion", "body"),
+    [
+        *(
+            (fusion, body)
+            for fusion in ("none", "image", "before", "end")
+            for body in ({}, {"body": "dncnn", "depth": 5})
+        ),
+        ("none", {"body": "dncnn", "skip": "none", "depth": 4}),
+    ],
+)
+def test_every_variant_comes_back_from_the_authors_names(fusion, body):
+    sizes = {"fusion": fusion, "global_sum": False, **(body or SMALL)}
+    net = repro.build("gradnet", **sizes).eval()
+    fourth = "block4.weight" if body and fusion == "before" else "block3.weight"
+    names = {name: fourth if name == "last.weight" else net.upstream_name(name) for name in net.state_dict()}
+    again = from_upstream("gradnet", {names[n]: t for n, t in net.state_dict().items()}, global_sum=False)
+    image, gradient = torch.rand(1, 3, 6, 5), torch.rand(1, 3, 6, 5)
+    with torch.no_grad():
+        assert torch.equal(again(image, gradient), net(image, gradient))
+
+
+def test_wrong_checkpoints_are_named():
+    state, _ = state_dict("gradnet_authors_concat_before.txt")
+    with pytest.raises(ReproError, match=r"block2\.block2\.ca\.c2\.body\.0\.bias"):
+        from_upstream("gradnet", {n: a for n, a in state.items() if n != "block2.block2.ca.c2.body.0.bias"})
+    with pytest.raises(ReproError, match="surplus"):
+        from_upstream("gradnet", state | {"surplus": torch.zeros(1)})
+    with pytest.raises(ReproError, match="lacks"):
+        from_upstream("gradnet-impl", state)
+
+
+# --- the gradient ------------------------------------------------------------------------------------------
+
+
+def test_sobel_of_a_ramp_and_of_its_border():
+    ramp = torch.arange(5.0).expand(1, 1, 4, 5)
+    horizontal, vertical = sobel(ramp)
+    assert (horizontal[0, 0, 1:3, 1:4] == 8).all()  # two steps of 1, weights 1 + 2 + 1
+    assert (vertical[0, 0, 1:3, 1:4] == 0).all()
+    assert vertical[0, 0, 0, 2] == 8  # 1 + 2 * 2 + 3 below, 0 above the image
+    assert horizontal[0, 0, 0, 2] == 6
+
+
+def test_magnitude_is_exact_and_its_gradient_finite_everywhere():
+    image = torch.zeros(1, 2, 6, 6)
+    image[0, 0, :, 3:] = 0.5
+    image[0, 1] = 1e-25  # squares to 0 in float32
+    image.requires_grad_()
+    magnitude = sobel_magnitude(image)
+    horizontal, vertical = sobel(image)
+    torch.testing.assert_close(magnitude[:, :1], torch.hypot(horizontal, vertical)[:, :1])
+    magnitude.sum().backward()
+    assert image.grad.isfinite().all() and image.grad.abs().max() > 1
+    assert sobel_magnitude(torch.zeros(1, 3, 4, 4)).eq(0).all()
+
+
+def test_interlaced_channels_by_hand():
+    features, gradient = torch.arange(10.0, 26).view(1, 16, 1, 1), torch.tensor([1.0, 2, 3]).view(1, 3, 1, 1)
+    first = interlace(features, gradient, 2).flatten().tolist()
+    assert first[:9] == [1, 10, 11, 2, 12, 13, 3, 14, 15] and first[15:] == [3, 20, 21, 22, 23, 24, 25]
+
+
+# --- the contract ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gradnet", "gradnet-impl"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 2), (9, 12)])
+def test_any_height_and_width(name, size):
+    net = repro.build(name, **SMALL).eval()
+    noisy = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        assert net(noisy).shape == noisy.shape and net(noisy).isfinite().all()
+
+
+def test_without_a_naive_denoiser_the_noisy_images_own_gradient_serves():
+    noisy = torch.rand(1, 3, 8, 8)
+    ours, theirs = repro.build("gradnet", **SMALL).eval(), repro.build("gradnet-impl", **SMALL).eval()
+    assert torch.equal(ours(noisy), ours(noisy, sobel_magnitude(noisy)))
+    assert torch.equal(theirs(noisy), theirs(noisy, noisy))
+
+
+def test_the_naive_denoiser_inside_is_frozen_but_saved(tmp_path):
+    small = {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}}
+    net = repro.build("gradnet", **SMALL, **small)
+    assert count_parameters(net) == count_parameters(repro.build("gradnet", **SMALL))
+    assert not net.train().naive.training
+    noisy = torch.rand(1, 3, 8, 8)
+    again = load(save(net, tmp_path / "net.safetensors"))
+    assert torch.equal(again.naive(noisy), net.naive(noisy))
+    assert torch.equal(again(noisy), again(noisy, sobel_magnitude(net.naive(noisy))))
+
+
+def test_the_gradient_matters_and_its_shape_is_checked():
+    net, noisy = repro.build("gradnet", **SMALL).eval(), torch.rand(1, 3, 8, 8)
+    assert not torch.equal(net(noisy), net(noisy, torch.zeros_like(noisy)))
+    with pytest.raises(ValueError, match="gradient"):
+        net(noisy, torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="takes images"):
+        net(torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"fusion": "middle"}, {"skip": "none"}, {"reduction": 68}, {"mixup": 2, "fusion": "end"}, {"mixup": 22},
+        {"naive": "nobody"}, {"width": 0}, {"body": "dncnn", "skip": "none"},
+    ],
+)  # fmt: skip
+def test_impossible_sizes(sizes):
+    with pytest.raises(ReproError):
+        repro.build("gradnet", **sizes)
+
+
+# --- the losses --------------------------------------------------------------------------------------------
+
+
+class Identity(torch.nn.Module):
+    name, needs_sigma = "gradnet", False
+
+    def forward(self, noisy, gradient=None):
+        return noisy
+
+
+def test_sums_and_means_have_the_same_ratio():
+    torch.manual_seed(0)
+    noisy, clean = torch.rand(2, 3, 6, 7), torch.rand(2, 3, 6, 7)
+    terms = (noisy - clean).abs(), sum((a - b).abs() for a, b in zip(sobel(noisy), sobel(clean), strict=True))
+    sums, means = (gradnet.consistency_sum, gradnet.consistency)
+    torch.testing.assert_close(sums(Identity(), noisy, clean, 0), terms[0].sum() + 0.1 * terms[1].sum())
+    torch.testing.assert_close(means(Identity(), noisy, clean, 0), terms[0].mean() + 0.1 * terms[1].mean())
+    torch.testing.assert_close(gradnet.fidelity(Identity(), noisy, clean, 0), terms[0].mean())
+
+
+def test_pixelwise_noise_is_a_mixture():
+    torch.manual_seed(0)
+    noise = gradnet.add_pixelwise_noise(torch.full((1, 3, 200, 200), 0.5)) - 0.5
+    clipped_from = 0.154  # 0.032 to 0.250, uniform: the root of the mean square; clipping takes a little
+    assert 0.145 < noise.std() < clipped_from
+    assert (noise / noise.std()).pow(4).mean() > 3.1  # heavier tails than a Gaussian
+
+
+@pytest.mark.parametrize("loss", ["consistency", "consistency_sum", "fidelity", "oracle", "pixelwise"])
+def test_every_loss_trains(tmp_path, loss):
+    sizes = SMALL | {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}}
+    config = TrainConfig(
+        model="gradnet-impl", sizes=sizes, data="embedded-train", steps=2, patch=16, batch=2, loss=loss,
+        validation_images=1, validate_every=2, warmup_steps=1,
+    )  # fmt: skip
+    net = load(train(config, tmp_path / "run", device="cpu", progress=lambda row: None))
+    assert net.name == "gradnet-impl" and net.naive is not None
