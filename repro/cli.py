@@ -273,6 +273,9 @@ def evaluate(
     patch: Annotated[
         int | None, typer.Option(min=8, help="Denoise in patches of this side, one by one.")
     ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Mean over eight turned and mirrored versions of each image.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="CSV file with a row per image.")] = None,
@@ -286,8 +289,9 @@ def evaluate(
 
     net, device = weights.load(model, network), _device(device)
     table = score(
-        net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, limit=limit, device=device
-    )
+        net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, ensemble=ensemble, limit=limit,
+        device=device,
+    )  # fmt: skip
     measured = table.loc[:, "psnr_noisy_db":]
     shown = pd.concat([measured, measured.mean().to_frame().T])
     shown.insert(0, "image", [*table["image"], "mean"])

@@ -18,6 +18,7 @@ from repro.data.catalog import Sample
 from repro.errors import ReproError
 from repro.metrics import WINDOW, psnr_db, ssim
 from repro.models.base import Denoiser
+from repro.models.ensemble import SelfEnsemble
 from repro.weights import load
 
 # An image of more pixels is denoised in tiles. SADNet takes 2.3 KB per pixel, most of it the offsets at
@@ -195,6 +196,7 @@ def evaluate(
     round_8bit: bool = False,
     crop_multiple: int | None = None,
     patch: int | None = None,
+    ensemble: bool = False,
     limit: int | None = None,
     device: str = "cpu",
     progress: Callable[[dict], None] | None = None,
@@ -213,6 +215,7 @@ def evaluate(
       and every metric is the mean over the patches. One more column, ``psnr_assembled_db``, has the PSNR of
       the patches put together again, in float: it tells what the network loses at borders from what
       averaging adds.
+    - ``ensemble``: the mean of the estimates of the image turned and mirrored in eight ways.
     - ``limit``: only the first images.
     - ``device``: the network is moved there, and back afterwards.
     - ``progress``: called with each row; left out, there is a bar on a terminal.
@@ -222,6 +225,7 @@ def evaluate(
     psnr_truncated_db, ssim, ssim_3d (:mod:`repro.metrics`; SSIM is NaN for sides below 11 pixels), seconds
     (of the network alone). Published averages are means of such a column.
     """
+    net = SelfEnsemble(net) if ensemble else net
     name, count, samples = _samples(net, dataset, limit)
     sigma = None if sigma_255 is None else sigma_255 / 255
     _require_sigma(net, sigma)

@@ -107,6 +107,8 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
     except (IndexError, ValueError) as error:
         raise ReproError(f"{what} has arrays of shapes that no {name} has.") from error
     net = build(name, **(inferred | sizes))
+    if hasattr(net, "upstream_aliases"):
+        _drop_aliases(net.upstream_aliases(), arrays, what)
     naming = cls.upstream_naming(arrays) if hasattr(cls, "upstream_naming") else cls.upstream_name
     _fill(net, {ours: naming(ours) for ours in net.state_dict()}, arrays, what)
     return net.eval()
@@ -206,6 +208,16 @@ def _fill(net: Denoiser, names: dict[str, str], arrays: Mapping[str, Tensor], wh
     with torch.no_grad():
         for ours, theirs in names.items():
             own[ours].copy_(arrays[theirs])
+
+
+def _drop_aliases(aliases: Mapping[str, str], arrays: dict[str, Tensor], what: str) -> None:
+    """Leave each array that goes by two names (alias -> name) under the second one alone."""
+    for alias, name in aliases.items():
+        if alias not in arrays:
+            continue
+        array = arrays.pop(alias)
+        if not torch.equal(arrays.setdefault(name, array), array):
+            raise ReproError(f"{what} has two different arrays {alias} and {name}, which are one and the same layer.")
 
 
 def _require_finite(tensors: Mapping[str, Tensor], what: str) -> None:

@@ -19,13 +19,16 @@ class Denoiser(nn.Module):
     also has ``upstream_sizes(arrays)``, the sizes that a state dict under the authors' names shows, and
     ``upstream_name(name)``, the authors' name of a parameter here (see
     :func:`repro.weights.from_upstream`); where several codes name them differently, ``upstream_naming(arrays)``
-    gives the function from our names to those of the code that wrote ``arrays``.
+    gives the function from our names to those of the code that wrote ``arrays``; where it registers a layer
+    twice, ``upstream_aliases()`` of a network gives {second name: first name}.
     """
 
     name: str
     Sizes: type
     needs_sigma = False
-    halo = 64  # pixels around a tile that its result depends on by more than 1/255; a multiple of `alignment`
+    # Pixels around a tile that its result depends on by more than 1/255, a multiple of `alignment`; None where
+    # every pixel depends on the whole image, so that a tile by itself gives something else.
+    halo: int | None = 64
     alignment = 8  # tiles begin at multiples of it: the product of all strides divides it
 
     def require_image(self, noisy: Tensor) -> None:

@@ -27,6 +27,7 @@ class Evaluation:
     seed: int = 0  # of the evaluation noise
     crop_multiple: int | None = None  # crop to multiples of it at the top left, as SADNet's authors do
     patch: int | None = None  # feed the image in patches of this side, as the replication of SADNet does
+    ensemble: bool = False  # the mean over eight turned and mirrored versions of each image
     limit: int | None = None  # only the first images; for smoke runs
 
     @property
@@ -38,6 +39,7 @@ class Evaluation:
         parts += [word for flag, word in ((self.clip, "clipped"), (self.round_8bit, "rounded")) if flag]
         parts += [f"crop{self.crop_multiple}"] if self.crop_multiple else []
         parts += [f"patch{self.patch}"] if self.patch else []
+        parts += ["ensemble"] if self.ensemble else []
         parts += [f"first{self.limit}"] if self.limit else []
         parts += [f"seed{self.seed}"] if self.seed else []
         return "-".join(parts)

@@ -110,6 +110,7 @@ class Group:
         parts += [f"--sigma {about['sigma_255']:g}"] if about["sigma_255"] is not None else []
         parts += [flag for key, flag in (("clip", "--clip"), ("round_8bit", "--round-8bit")) if about[key]]
         parts += [f"--patch {about['patch']}"] if about["patch"] else []
+        parts += ["--ensemble"] if about.get("ensemble") else []
         return " ".join(parts) if self.trained else self.first["command"]
 
     @property
