@@ -232,7 +232,10 @@ class UNet(Denoiser):
     @classmethod
     def upstream_sizes(cls, arrays: dict[str, Tensor]) -> dict:
         """The sizes that a state dict of the port shows."""
-        return _upstream_sizes(arrays)
+        sizes = _upstream_sizes(arrays)
+        if sizes.get("outputs") == sizes.get("channels"):
+            sizes.pop("outputs", None)
+        return sizes
 
     @classmethod
     def upstream_name(cls, name: str) -> str:
@@ -429,7 +432,7 @@ def split_statistics(statistics: Tensor, sizes: SSDNSizes) -> tuple[Tensor, Symm
     """Mean [B, C, H, W] and covariance of the prior: :class:`Symmetric` in colour, the variance [B, 1, H, W] in
     gray, None where only the mean is predicted.
 
-    Colour: A^T A of a triangular A, whose entries the network gives row by row. Squares on the diagonal.
+    Colour: A A^T of an upper triangular A, which the network gives row by row.
     """
     statistics = statistics.to(getattr(torch, sizes.precision))
     mean, a = statistics.split([sizes.channels, sizes.outputs - sizes.channels], 1)
