@@ -384,7 +384,9 @@ class _Run:
             (self.folder / "curve.csv").unlink(missing_ok=True)
             return
         saved, facts = found
-        for parameter in self.net.parameters():
+        for name, parameter in self.net.named_parameters():
+            if f"optimiser/step/{name}" not in saved:  # idle: no gradient has ever reached it
+                continue
             # What the optimiser's first step would create: moments in the layout of the parameter.
             self.optimiser.state[parameter] = {
                 "step": torch.zeros((), device=parameter.device),

@@ -19,6 +19,7 @@ from repro.models.ensemble import SelfEnsemble
 from repro.models.scaoednet import NFAE, ScaoedNet
 from repro.study.costs import measure_cost
 from repro.study.experiments import Evaluation
+from repro.train import TrainConfig, train
 from repro.weights import from_upstream
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
@@ -271,6 +272,20 @@ def test_training_tells_the_network_how_strong_the_noise_is():
         optimiser.step()
         errors.append(error.item())
     assert np.mean(errors[-10:]) < 0.6 * np.mean(errors[:10])
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "signal_dependent", "signal_dependent_image"])
+def test_a_run_with_an_idle_estimator_goes_on_where_it_stopped(tmp_path, loss):
+    """With one stage DE gets no gradient, and the optimiser knows nothing of it."""
+    config = TrainConfig(
+        model="scaoednet", sizes={"width": 4, "blocks": 1, "stages": 1}, data="embedded-train", sigma_255=(0, 50),
+        loss=loss, steps=2, patch=16, batch=2, validation_images=1, checkpoint_every=1, precision="32",
+    )  # fmt: skip
+    path = train(config, tmp_path, progress=lambda row: None, device="cpu")
+    trained = repro.load(path).state_dict()
+    path.unlink()
+    again = repro.load(train(config, tmp_path, progress=lambda row: None, device="cpu")).state_dict()
+    assert all(torch.equal(trained[name], again[name]) for name in trained)
 
 
 # --- self-ensemble
