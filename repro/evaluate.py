@@ -102,7 +102,7 @@ def _as_batch(image: Tensor | np.ndarray) -> tuple[Tensor, Callable[[Tensor], Te
 def _run_in_channels(net: Denoiser, image: Tensor, sigma: float | None, tile: int | None) -> Tensor:
     """The network on [1, C, H, W] where C need not be its own number of channels."""
     given, wanted = image.shape[1], net.sizes.channels
-    if given == wanted:
+    if given == wanted or net.weightless:
         return _run_in_tiles(net, image, sigma, tile)
     if given == 1:
         return _run_in_tiles(net, image.expand(1, wanted, -1, -1), sigma, tile).mean(1, keepdim=True)

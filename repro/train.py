@@ -52,7 +52,7 @@ from repro.errors import ReproError
 from repro.files import write_atomically
 from repro.metrics import psnr_db
 from repro.ops import DeformConv2d
-from repro.weights import save
+from repro.weights import load, save
 
 VALIDATION_SIZE = 256
 
@@ -223,6 +223,8 @@ class _Run:
             raise ReproError(
                 f"A network of {net.sizes.channels} channels cannot learn {config.colour} images."
             )
+        if newest_checkpoint(folder) is None:
+            _start_parts(net)
         self.net = net.to(fabric.device, memory_format=layout).train()
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(),
@@ -468,6 +470,15 @@ def _photographs(config: TrainConfig) -> tuple[list[Tensor], list[tuple[Tensor, 
             )
             validation.append((noisy, clean))
     return training, validation
+
+
+def _start_parts(net: nn.Module) -> None:
+    """Give the parts that a network wants trained beforehand, ``net.pretrained``, their published weights."""
+    for part, weights in getattr(net, "pretrained", {}).items():
+        try:
+            net.get_submodule(part).load_state_dict(load(weights).state_dict())
+        except RuntimeError as error:
+            raise ReproError(f"{weights} does not fit the part {part!r} of this {net.name}.") from error
 
 
 def _centre(image: Tensor, size: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from repro import files
 from repro.errors import ReproError
-from repro.models import build, model_class
+from repro.models import MODELS, build, model_class
 from repro.models.base import Denoiser
 
 
@@ -59,7 +59,11 @@ def load(name_or_path: str | Path, model: str | None = None) -> Denoiser:
     is. With ``model`` given, weights of another model are refused. Whatever is wrong with a file, a
     truncated or altered one included, is a ReproError that says so. (The checksum in a file guards against
     accidents; who can forge the tensors can forge it too.)
+
+    A filter without weights goes by its own name: ``load("bm3d")``.
     """
+    if name_or_path in MODELS and model in (None, name_or_path) and model_class(name_or_path).weightless:
+        return build(name_or_path).eval()
     path = find(name_or_path)
     if path.suffix.lower() in (".pth", ".pt"):
         return _from_torch_file(path, model)

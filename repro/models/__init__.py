@@ -19,6 +19,14 @@ MODELS = {
     "memnet": ("repro.models.memnet", "MemNet"),
     "rnan": ("repro.models.rnan", "RNAN"),
     "ridnet": ("repro.models.ridnet", "RIDNet"),
+    "bm3d": ("repro.models.classical", "BM3D"),
+    "median": ("repro.models.classical", "Median"),
+    "adaptive-median": ("repro.models.classical", "AdaptiveMedian"),
+    "contraharmonic": ("repro.models.classical", "Contraharmonic"),
+    "wavelet": ("repro.models.classical", "Wavelet"),
+    "dct": ("repro.models.classical", "SlidingDCT"),
+    "nlm": ("repro.models.classical", "NonLocalMeans"),
+    "tv": ("repro.models.classical", "TotalVariation"),
 }
 
 

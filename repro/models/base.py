@@ -26,6 +26,7 @@ class Denoiser(nn.Module):
     name: str
     Sizes: type
     needs_sigma = False
+    weightless = False  # a filter: nothing to train or load, and images of 1 or 3 channels alike
     # Pixels around a tile that its result depends on by more than 1/255, a multiple of `alignment`; None where
     # every pixel depends on the whole image, so that a tile by itself gives something else.
     halo: int | None = 64

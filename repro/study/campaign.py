@@ -152,7 +152,7 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path):
     from repro import weights
 
     if experiment.train is None:
-        return repro.load(experiment.weights) if experiment.weights else repro.build(experiment.method), {}
+        return repro.load(experiment.weights) if experiment.weights else repro.build(experiment.method, **experiment.sizes), {}
     from repro.train import train
 
     trained = train(experiment.train_config(seed), folder)
