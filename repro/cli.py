@@ -266,6 +266,11 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Test set, see `repro data list`, or a folder of clean images.")],
     sigma: Sigma = None,
     network: Network = None,
+    weights_of: Annotated[
+        str | None,
+        typer.Option("--weights", help="With a network as --model: a file, or `published`, its authors' own."),
+    ] = None,
+    colour: Annotated[str, typer.Option(help="Which of its published weights: RGB or L (gray).")] = "RGB",
     clip: Annotated[bool, typer.Option("--clip", help="Clip the noisy images to [0, 1].")] = False,
     round_8bit: Annotated[
         bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")
@@ -287,6 +292,13 @@ def evaluate(
     from repro import files, weights
     from repro.evaluate import evaluate as score
 
+    if weights_of == "published":
+        from repro import published
+
+        network, model = model, published.choose(model, colour, sigma)
+        typer.echo(f"Weights: {model}")
+    elif weights_of is not None:
+        network, model = model, weights_of
     net, device = weights.load(model, network), _device(device)
     table = score(
         net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, ensemble=ensemble, limit=limit,

@@ -54,7 +54,8 @@ def save(
 def load(name_or_path: str | Path, model: str | None = None) -> Denoiser:
     """A network with trained weights, float32, on the CPU, in evaluation mode.
 
-    ``name_or_path`` is a name in :func:`published` or a file: a .safetensors written by :func:`save`, or an
+    ``name_or_path`` is a name in :func:`published`, one of other authors' in :data:`repro.published.SOURCES`
+    (``dncnn-gray-50-published``), or a file: a .safetensors written by :func:`save`, or an
     authors' checkpoint (.pth, .pt, or safetensors without our header), for which ``model`` must say what it
     is. With ``model`` given, weights of another model are refused. Whatever is wrong with a file, a
     truncated or altered one included, is a ReproError that says so. (The checksum in a file guards against
@@ -119,7 +120,10 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The file behind a published name or a path; a ReproError where there is none."""
+    """The file behind a published name or a path; a ReproError where there is none.
+
+    Other authors' weights are fetched and converted into the cache when first asked for.
+    """
     known = published()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
@@ -128,7 +132,12 @@ def find(name_or_path: str | Path) -> Path:
         return path
     if path.suffix or len(path.parts) > 1:
         raise ReproError(f"There is no weights file {path}.")
+    from repro import published as others  # which reads and writes with this module
+
+    if str(name_or_path) in others.SOURCES:
+        return others.convert(str(name_or_path))
     listed = f"there are {', '.join(known)}" if known else "none are published yet"
+    listed += f", and by other authors {', '.join(others.SOURCES)}"
     raise ReproError(f"There are no weights called {str(name_or_path)!r}: {listed}.")
 
 
