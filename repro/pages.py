@@ -11,7 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from repro import files, plots
-from repro.notebooks import render_table
+from repro.data import catalog, noise
+from repro.evaluate import denoise
+from repro.metrics import psnr_db
+from repro.notebooks import choose_network, render_table
 from repro.study import claims as ledger
 from repro.study import experiments, verdicts
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
@@ -30,11 +33,15 @@ KINDS = {
 }
 
 
+PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "ScaoedNet": ("004",)}
+
+
 def write_all(folder: Path) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: describe_glance(settled, study),
+        "picture": show_picture,
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_curve": lambda: describe_curves(study, folder),
@@ -53,19 +60,20 @@ def show_verdict(word: str) -> str:
 
 
 def describe_glance(settled: pd.DataFrame, study: Study) -> str:
-    """Counts of verdicts by kind of claim, and the headline result."""
-    rows = []
-    for kind, metrics in KINDS.items():
-        words = settled.loc[settled["metric"].isin(metrics), "word"].value_counts()
-        cells = "".join(f"<td>{words.get(word, 0) or '–'}</td>" for word in WORDS)
-        rows.append(f"<tr><th>{kind}</th>{cells}</tr>")
-    total = settled["word"].value_counts()
-    cells = "".join(f"<td><b>{total.get(word, 0)}</b></td>" for word in WORDS)
+    """The headline result, and counts of verdicts by paper and kind of claim."""
+    bodies = []
+    for paper, sources in PAPERS.items():
+        of_paper = settled[settled["source"].isin(sources)]
+        if of_paper.empty:
+            continue
+        groups = {kind: of_paper[of_paper["metric"].isin(metrics)] for kind, metrics in KINDS.items()}
+        lines = [_count(f"{paper}, {len(of_paper)} claims", of_paper, "paper")]
+        lines += [_count(kind, claims) for kind, claims in groups.items() if len(claims)]
+        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
     head = "".join(f"<th>{show_verdict(word)}</th>" for word in WORDS)
     table = (
         '<div class="study-table"><table class="study glance"><thead>'
-        f"<tr><th>SADNet, {len(settled)} claims</th>{head}</tr></thead><tbody>"
-        f"{''.join(rows)}<tr><th>all</th>{cells}</tr></tbody></table></div>"
+        f"<tr><th>{len(settled)} claims</th>{head}</tr></thead>{''.join(bodies)}</table></div>"
     )
     waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
     still = (
@@ -75,6 +83,12 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
         else ""
     )
     return f"{describe_headline(settled, study)}\n\n{table}\n\n{still}"
+
+
+def _count(label: str, claims: pd.DataFrame, kind: str = "") -> str:
+    words = claims["word"].value_counts()
+    cells = "".join(f"<td>{words.get(word, 0) or '–'}</td>" for word in WORDS)
+    return f'<tr class="{kind}"><th>{label}</th>{cells}</tr>'
 
 
 def describe_headline(settled: pd.DataFrame, study: Study) -> str:
@@ -98,6 +112,21 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
     return (
         f"**SADNet on Kodak24 at sigma 50**: {printed}. Ours reaches **{paper['ours']:.2f} dB** at the "
         f"`{paper['budget']}` budget: {show_verdict(paper['word'])}. {escape(paper['reason'])}"
+    )
+
+
+def show_picture(photograph: str = "astronaut", sigma_255: float = 50.0) -> str:
+    """A photograph that no training saw, noisy and denoised, under a slider."""
+    net, remark = choose_network()
+    sample = next(sample for sample in catalog.samples("embedded-test") if sample.name == photograph)
+    noisy = noise.fixed_gaussian_noise(sample.clean, sample.name, sigma_255)
+    clean = denoise(noisy, net)
+    before, after = psnr_db(sample.clean, noisy.clamp(0, 1)), psnr_db(sample.clean, clean)
+    alt = f"The photograph {photograph}, noisy on the left of the slider and denoised by SADNet on the right."
+    slider = plots.compare(noisy.numpy(), clean.numpy(), ("noisy", "denoised"), alt).data
+    return (
+        f"{slider}\n\nA photograph that no training saw, with noise of sigma {sigma_255:g} ({before:.2f} dB) and after "
+        f"SADNet ({after:.2f} dB). {remark}"
     )
 
 
