@@ -516,6 +516,23 @@ def bench_op(
     measure(_device(device), rounds=rounds, folder=out, echo=typer.echo)
 
 
+@bench_app.command("cost", cls=Command)
+def bench_cost(
+    device: Device = "auto",
+    network: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be repeated. All, by default.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per network.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
+    ] = None,
+) -> None:
+    """Parameters, operations, seconds and memory of every network for a 480x320 colour image."""
+    from repro.benchmark_cost import bench_cost as measure
+
+    measure(_device(device), networks=tuple(network or ()) or None, rounds=rounds, folder=out, echo=typer.echo)
+
+
 @app.command(cls=Command)
 def doctor() -> None:
     """What this machine has: versions, devices, which deformable convolution runs and why, data, disk."""

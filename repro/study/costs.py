@@ -8,6 +8,9 @@ counts as an ordinary one. Activations, sums, products, interpolation, matrix pr
 networks of the paper's Table 7 are met to the printed digit by these rules.
 
 ``macs``: the multiply-accumulates that convolutions of all three kinds really do, and nothing else.
+
+``products``: those of matrix products, which neither counts. RNAN's non-local blocks compare every position of
+the picture with every other: at 480x320 that is three times the work of all its convolutions.
 """
 
 from collections.abc import Callable
@@ -16,18 +19,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from repro.models.base import Denoiser, count_parameters
 from repro.ops import DeformConv2d
 
+# What torch calls matrix products; it counts two operations for a multiply-accumulate.
+PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
+
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs: parameters, FLOPs by the profilers' rules, true multiply-accumulates."""
+    """What one image costs: parameters, FLOPs by the profilers' rules, true multiply-accumulates of convolutions,
+    and those of matrix products."""
 
     parameters: int
     flops: int
     macs: int
+    products: int = 0
 
 
 def measure_cost(net: nn.Module, height: int, width: int, channels: int | None = None) -> Cost:
@@ -53,14 +62,17 @@ def measure_cost(net: nn.Module, height: int, width: int, channels: int | None =
     net.eval()
     try:
         # Tensors that have a shape and a device but no values: every layer runs, nothing is computed.
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        counter = FlopCounterMode(display=False)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
             image = torch.empty(1, channels, height, width)
             net(image, sigma=0.1) if getattr(net, "needs_sigma", False) else net(image)
     finally:
         net.train(training)
         for hook in hooks:
             hook.remove()
-    return Cost(count_parameters(net), sum(flops), sum(macs))
+    by_operator = counter.get_flop_counts().get("Global", {})
+    products = sum(count for operator, count in by_operator.items() if operator in PRODUCTS) // 2
+    return Cost(count_parameters(net), sum(flops), sum(macs), products)
 
 
 def _convolution(module, x: Tensor, y: Tensor) -> tuple[int, int]:
