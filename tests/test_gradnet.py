@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import repro
+from repro import gradients
+from repro.data.catalog import Sample
 from repro.errors import ReproError
 from repro.models import gradnet
 from repro.models.base import count_parameters
@@ -291,7 +293,7 @@ def test_pixelwise_noise_is_a_mixture():
     assert (noise / noise.std()).pow(4).mean() > 3.1  # heavier tails than a Gaussian
 
 
-@pytest.mark.parametrize("loss", ["consistency", "consistency_sum", "fidelity", "oracle", "pixelwise"])
+@pytest.mark.parametrize("loss", ["consistency", "consistency_sum", "fidelity", "oracle", "pixelwise", "pixelwise_l2"])
 def test_every_loss_trains(tmp_path, loss):
     sizes = SMALL | {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}}
     config = TrainConfig(
@@ -300,3 +302,54 @@ def test_every_loss_trains(tmp_path, loss):
     )  # fmt: skip
     net = load(train(config, tmp_path / "run", device="cpu", progress=lambda row: None))
     assert net.name == "gradnet-impl" and net.naive is not None
+
+
+def test_training_begins_with_the_published_naive_denoiser(tmp_path):
+    torch.manual_seed(1)
+    naive = repro.build("dncnn", depth=3, width=4)
+    path = save(naive, tmp_path / "naive.safetensors")
+    sizes = SMALL | {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}, "naive_weights": str(path)}
+    about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "loss": "consistency"}
+    config = TrainConfig(model="gradnet", sizes=sizes, steps=2, validate_every=2, **about)
+    trained = load(train(config, tmp_path / "run", device="cpu", progress=lambda row: None))
+    assert all(torch.equal(trained.naive.state_dict()[name], t) for name, t in naive.state_dict().items())
+    wrong = TrainConfig(model="gradnet", sizes=sizes | {"naive_sizes": {"depth": 4, "width": 4}}, steps=2, **about)
+    with pytest.raises(ReproError, match="does not fit"):
+        train(wrong, tmp_path / "other", device="cpu", progress=lambda row: None)
+
+
+# --- what the gradient is worth --------------------------------------------------------------------------------
+
+
+def test_gradients_of_every_kind_are_measured():
+    torch.manual_seed(0)
+    net = repro.build("gradnet", **SMALL)
+    clean = torch.rand(3, 12, 10)
+    samples = [Sample("a", clean, None), Sample("b", clean.flip(1), None)]
+    table = gradients.measure(net, samples, (25,), bm3d=repro.build("dct"))
+    assert set(table["gradient"]) == set(gradients.KINDS) and len(table) == 2 * len(gradients.KINDS)
+    by_kind = table[table["image"] == "a"].set_index("gradient")["psnr_db"]
+    assert by_kind["own"] == by_kind["noisy"]  # there is no naive denoiser inside
+    assert len({round(by_kind[kind], 6) for kind in ("own", "zero", "shuffled", "clean", "bm3d")}) == 5
+    assert (table["gradient_loss"] > 0).all()
+    changes = gradients.summarise(table).set_index("gradient")["mean"]
+    assert changes["noisy"] == 0 and changes["zero"] == pytest.approx(
+        table[table["gradient"] == "zero"]["psnr_db"].mean() - table[table["gradient"] == "own"]["psnr_db"].mean()
+    )
+    with pytest.raises(ReproError, match="takes no gradient"):
+        gradients.measure(repro.build("gradnet", **SMALL, fusion="none"), samples)
+
+
+def test_a_network_deaf_to_gradients_is_found_out():
+    net = repro.build("gradnet-impl", **SMALL)
+    with torch.no_grad():
+        for stage in net.body.stages:
+            for unit in stage.units:
+                unit.conv1.weight[:, -3:] = 0
+        net.last.weight[:, -3:] = 0
+        for stage in net.body.stages:  # nor may it reach the others through the attention
+            stage.attention.squeeze.weight[:, -3:] = 0
+            stage.units[0].conv2.weight[-3:] = 0
+            stage.units[1].conv2.weight[-3:] = 0
+    table = gradients.measure(net, [Sample("a", torch.rand(3, 12, 10), None)], (50,), ("own", "zero", "clean"))
+    assert table["psnr_db"].nunique() == 1
