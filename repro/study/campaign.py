@@ -135,6 +135,9 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         if experiment.offsets and not (folder / "offsets.csv").exists():
             say(f"{experiment.name} seed {seed}: measuring the sampling points on {experiment.offsets}")
             _write_table(_measure_offsets(net, experiment), folder / "offsets.csv")
+        if experiment.stages and not (folder / "stages.csv").exists():
+            say(f"{experiment.name} seed {seed}: measuring the stages on {experiment.stages}")
+            _write_table(_measure_stages(net, experiment), folder / "stages.csv")
         home = _publish(experiment, seed, folder, results, net, summary, tables)
         shutil.rmtree(folder)  # all that is left are checkpoints; without a record the run would begin anew
         return home
@@ -179,6 +182,15 @@ def _measure_offsets(net, experiment: Experiment) -> pd.DataFrame:
     return offsets.measure(net, catalog.samples(experiment.offsets, colour), experiment.sigma_255)
 
 
+def _measure_stages(net, experiment: Experiment) -> pd.DataFrame:
+    """One row per image and stage, in known signal-dependent noise."""
+    from repro import stages
+    from repro.data import catalog
+
+    colour = "L" if experiment.colour == "gray" else "RGB"
+    return stages.measure(net, experiment.stages, catalog.samples(experiment.stages, colour))
+
+
 def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     from repro.data import catalog
 
@@ -192,6 +204,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     ]
     used = {experiment.data: None} if experiment.data else {}
     used |= dict.fromkeys(e.dataset for e in experiment.evaluate)
+    used |= {experiment.stages: None} if experiment.stages else {}
     sets = [catalog.find(name) for name in used]
     content = {
         "experiment": experiment.name,
@@ -215,7 +228,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "evaluations": evaluations,
         "command": f"repro campaign --only {experiment.name}",
     }
-    copies = {folder / name: home / name for name in ("curve.csv", "offsets.csv")}
+    copies = {folder / name: home / name for name in ("curve.csv", "offsets.csv", "stages.csv")}
     if experiment.train is not None:
         if _small_weights(folder).stat().st_size > WEIGHTS_LIMIT_MIB << 20:
             raise ReproError(f"The weights of {experiment.name} take more than {WEIGHTS_LIMIT_MIB} MiB.")

@@ -22,12 +22,12 @@ note           how it is printed, blind or not, what contradicts it
 Vocabulary of ``metric``
 ------------------------
 outcomes       psnr, ssim, psnr_gain, psnr_loss, parameters, flops, time, training_time, gpu_memory,
-               cpu_memory
+               cpu_memory, noise_map_l1, noise_map_psnr
 statements     ordering: value +1, the method (or the first of ``a over b``) is the better one
                direction: value +1, the effect the note describes is there; value 0, there is no difference
 architecture   kernel, channels, channels_in, channels_out, input_channels, output_channels, stride, scales,
                dilation_rate, dilation_rates, compression_ratio, channel_ratio, leaky_slope, non_linearity,
-               modulation_min, modulation_max
+               modulation_min, modulation_max, stages, blocks
 protocol       batch, patch, beta1, beta2, epsilon, learning_rate, learning_rate_factor, halve_every_steps,
                loss_norm, rotation, sigma_255, noise_levels, gpus, image_height, image_width
 data           images, patches, scenes, resolution (and patch, where no method is named)
@@ -48,13 +48,13 @@ COLUMNS = (
 
 OUTCOMES = {
     "psnr", "ssim", "psnr_gain", "psnr_loss", "parameters", "flops", "time", "training_time", "gpu_memory",
-    "cpu_memory",
+    "cpu_memory", "noise_map_l1", "noise_map_psnr",
 }  # fmt: skip
 STATEMENTS = {"ordering", "direction"}
 ARCHITECTURE = {
     "kernel", "channels", "channels_in", "channels_out", "input_channels", "output_channels", "stride",
     "scales", "dilation_rate", "dilation_rates", "compression_ratio", "channel_ratio", "leaky_slope",
-    "non_linearity", "modulation_min", "modulation_max",
+    "non_linearity", "modulation_min", "modulation_max", "stages", "blocks",
 }  # fmt: skip
 PROTOCOL = {
     "batch", "patch", "beta1", "beta2", "epsilon", "learning_rate", "learning_rate_factor",

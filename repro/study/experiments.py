@@ -66,6 +66,7 @@ class Experiment:
     weights: str | None = None  # published weights to evaluate instead of training
     evaluate: tuple[Evaluation, ...] = ()
     offsets: str | None = None  # a data set on whose images the sampling points are measured
+    stages: str | None = None  # a data set on whose images every stage of a ScaoedNet is measured
 
     def train_config(self, seed: int):
         """The :class:`repro.train.TrainConfig` of one seed."""
@@ -77,7 +78,9 @@ class Experiment:
         if unknown := sorted(set(self.train) - known):
             raise ReproError(f"{self.name} sets {', '.join(unknown)}, which no training run has.")
         fixed = {"model": self.method, "sizes": dict(self.sizes), "data": self.data, "seed": seed}
-        fixed |= {"colour": self.colour, "sigma_255": self.sigma_255}
+        fixed |= {"colour": self.colour}
+        # A network that is tried at no level of its own learns from the range that its recipe names.
+        fixed |= {} if self.sigma_255 is None else {"sigma_255": self.sigma_255}
         return TrainConfig(**(self.train | fixed))
 
 

@@ -2,9 +2,9 @@
 
 record.json   what was run, with what, where, for how long, and the means of every evaluation (:data:`FIELDS`)
 curve.csv     loss, learning rate and validation PSNR along the training
-metrics.csv   one row per image and evaluation (columns of :func:`repro.evaluate.evaluate`, and
-``evaluation``) offsets.csv   where the experiment asks for it: one row per image, scale and region
-(:mod:`repro.offsets`)
+metrics.csv   one row per image and evaluation (columns of :func:`repro.evaluate.evaluate`, and ``evaluation``)
+offsets.csv   where the experiment asks for it: one row per image, scale and region (:mod:`repro.offsets`)
+stages.csv    where the experiment asks for it: one row per image and stage (:mod:`repro.stages`)
 
 ``record.json`` is written last: a folder without one holds nothing finished.
 """
@@ -81,6 +81,12 @@ class Record:
     def offsets(self) -> pd.DataFrame | None:
         """The sampling points per image, scale and region, or None where they were not measured."""
         path = self.folder / "offsets.csv"
+        return _read_table(path) if path.exists() else None
+
+    @cached_property
+    def stages(self) -> pd.DataFrame | None:
+        """Every stage's image and noise map, measured per image, or None where they were not."""
+        path = self.folder / "stages.csv"
         return _read_table(path) if path.exists() else None
 
     def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:

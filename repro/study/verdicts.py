@@ -54,7 +54,7 @@ CLASSICAL = {
 }  # what a column is measured against when only its direction counts
 METHODS = {"SADNet": "sadnet", "CBM3D": "bm3d", "BM3D": "bm3d", "CDnCNN-B": "dncnn"}  # others: lower case
 # Data the sources print results on or train with, that must be asked for at their homes.
-CLOSED = {"DND": "dnd", "SIDD validation": "sidd", "DIV2K": "div2k"}
+CLOSED = {"DND": "dnd", "SIDD validation": "sidd", "SIDD benchmark": "sidd", "DIV2K": "div2k"}
 REAL_TRAINING = ("sidd", "renoir")  # what SADNet's real-noise networks are trained on
 
 
@@ -185,6 +185,11 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
 
 def _settle(claim: pd.Series, study: Study) -> Verdict:
     metric = claim["metric"]
+    if claim["source"] == "004":
+        from repro.study import scaoednet
+
+        if verdict := scaoednet.settle(claim, study):
+            return verdict
     if metric in ("psnr", "ssim"):
         return _settle_quality(claim, study)
     if metric in RULES:

@@ -1,0 +1,299 @@
+"""Verdicts on the slides about ScaoedNet (document 004), where they need rules of their own.
+
+What the slides measure they measure on SIDD and DND, which cannot be had freely. So an absolute value waits for
+the data. What a part of the network is worth, and that estimates improve from stage to stage, is tested on
+photographs that are at hand, with signal-dependent noise of random strength (:mod:`repro.stages`): two networks
+by the same recipe, whose sizes differ in nothing but the part under test, image by image. Such a verdict
+speaks of the direction at most, since data and budget are others than the slides'.
+"""
+
+from dataclasses import asdict
+from functools import cache
+from itertools import pairwise
+
+import pandas as pd
+
+from repro.models.scaoednet import ScaoedNetSizes
+from repro.study import claims as ledger
+from repro.study import verdicts
+from repro.study.statistics import Interval, compare
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Group, Study, Verdict
+
+# Words of claims.csv -> sizes of the network; "stages 3" and "blocks 8" speak for themselves.
+STATES = {
+    "nfae": {"nfae": True},
+    "no nfae": {"nfae": False},
+    "fsm": {"attention": "fsm"},
+    "no fsm": {"attention": "none"},
+    "sca": {"attention": "sca"},
+    "dem": {"dem": True},
+    "no dem": {"dem": False},
+}
+UNITS = {"k": 1e3, "M": 1e6}
+SIDE = 512  # of the image that the slides count operations for
+
+
+def settle(claim: pd.Series, study: Study) -> Verdict | None:
+    """The verdict on a claim of 004, or None where the rules for all sources have one."""
+    rule = RULES.get(claim["metric"])
+    return rule(claim, study) if rule else None
+
+
+# --- quality
+
+
+def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
+    verdict = verdicts._untested(claim, study, _why_not(claim), waits=False)
+    if claim["method"] != "ScaoedNet" or claim["dataset"] != "SIDD validation" or claim["table"] != "Table 2":
+        return verdict
+    flag = " --ensemble" if claim["variant"] == "ensemble" else ""
+    command = f"repro evaluate --model CHECKPOINT --network scaoednet --data FOLDER{flag}"
+    reason = f"{verdict.reason} With its blocks in FOLDER/noisy and FOLDER/clean, and the authors' weights:"
+    return Verdict(claim["id"], NOT_TESTABLE, reason, command=command)
+
+
+def _why_not(claim: pd.Series) -> str:
+    if claim["dataset"] == "SIDD benchmark":
+        return "SIDD benchmark: its ground truth stays with its home page, which scores what is submitted"
+    return verdicts._why_not(claim, claim["method"])
+
+
+def _settle_noise_map(claim: pd.Series, study: Study) -> Verdict:
+    reason = "neither the photographs, nor what their true noise map is, nor its scale is said"
+    return verdicts._untested(claim, study, reason, waits=False)
+
+
+# --- orderings
+
+
+def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
+    variant = claim["variant"]
+    if "ensemble" in variant:
+        return _settle_ensemble(claim, study)
+    if "DeamNet" in variant:
+        return verdicts._untested(claim, study, _why_not(claim), waits=False)
+    of_map = variant.startswith("noise map of ")
+    first, second = (read_state(side) for side in variant.removeprefix("noise map of ").split(" over "))
+    found = find_pair(first, second, study)
+    if found is None:
+        return verdicts._untested(claim, study, "there are no two networks that differ in this alone")
+    one, other = found
+    if of_map:  # the smaller error is the better one
+        paired = compare(_of_last_stage(other, "noise_map_l1_255"), _of_last_stage(one, "noise_map_l1_255"))
+    else:
+        paired = _compare_images(one, other)
+    unit = "gray levels nearer to the true map" if of_map else "dB"
+    what = f"{verdicts._show(paired)} {unit} {_where(one)}"
+    facts = _facts(paired, one, other)
+    return verdicts._by_sign(claim, paired, True, what, facts)
+
+
+def read_state(words: str) -> dict:
+    """Sizes that the words of one side of an ordering fix: ``fsm, no dem``."""
+    sizes: dict = {}
+    for word in words.split(", "):
+        name, _, number = word.rpartition(" ")
+        sizes |= {name: int(number)} if name in ("stages", "blocks") else STATES[word]
+    return sizes
+
+
+def find_pair(first: dict, second: dict, study: Study) -> tuple[Group, Group] | None:
+    """Two groups trained by one recipe whose sizes are ``first`` and ``second``, and equal in all else."""
+    groups = _measured(study)
+    for one in groups:
+        for other in groups:
+            sizes = _sizes(one)
+            fits = all(sizes[name] == value for name, value in first.items())
+            if fits and _sizes(other) == sizes | second and one.same_recipe(other):
+                return one, other
+    return None
+
+
+def _measured(study: Study) -> list[Group]:
+    """ScaoedNets trained here, and measured stage by stage."""
+    groups = [g for g in study.groups if g.first["method"] == "scaoednet" and g.trained]
+    return [g for g in groups if g.first.stages is not None]
+
+
+def _sizes(group: Group) -> dict:
+    """All sizes of a group's network, those left at their defaults included, but for what changes no number."""
+    sizes = asdict(ScaoedNetSizes(**group.first["hyperparameters"]["sizes"]["value"]))
+    return {name: value for name, value in sizes.items() if name != "checkpointing"}
+
+
+def _settle_ensemble(claim: pd.Series, study: Study) -> Verdict:
+    metric = claim["variant"].split()[0]
+    cells = ledger.find(study.claims, source="004", dataset=claim["dataset"], metric=metric, method="ScaoedNet")
+    cells = cells[cells["table"].isin(["Table 1", "Table 2"])].set_index("variant")
+    if cells.loc["ensemble", "number"] < cells.loc["", "number"]:
+        printed = f"{cells.loc['ensemble', 'value']} for the ensemble and {cells.loc['', 'value']} for the network"
+        reason = f"{claim['table']} itself prints {printed}: its SSIM is lower, though its PSNR is higher."
+        return Verdict(claim["id"], NOT_REPRODUCED, reason, evidence="004's own table")
+    column = {"psnr": "psnr_db", "ssim": "ssim"}[metric]
+    for group in study.groups:
+        if group.first["method"] != "scaoednet":
+            continue
+        for evaluation in group.first["evaluations"]:
+            single = evaluation["name"].replace("-ensemble", "")
+            if not evaluation.get("ensemble") or single not in {e["name"] for e in group.first["evaluations"]}:
+                continue
+            values = (group.per_image(name, column) for name in (evaluation["name"], single))
+            paired = compare(*values)
+            shown = f"{verdicts._show(paired)} dB"
+            if metric == "ssim":
+                shown = f"{paired.mean:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
+            what = f"{shown} on {evaluation['dataset']}, in place of {claim['dataset']}"
+            return verdicts._by_sign(claim, paired, True, what, _facts(paired, group))
+    return verdicts._untested(claim, study, "no network was measured both ways")
+
+
+# --- stages
+
+
+def _settle_direction(claim: pd.Series, study: Study) -> Verdict:
+    return {
+        "noise map improves with every stage": _settle_noise_map_improves,
+        "image improves with every stage, ever less": _settle_image_improves,
+        "a sixth stage adds nothing": lambda c, s: _settle_saturation(c, s, {"stages": 6}, {"stages": 5}),
+        "more than 16 blocks add little": lambda c, s: _settle_saturation(c, s, {"blocks": 20}, {"blocks": 16}),
+        "best to the eye": lambda c, s: verdicts._untested(c, s, "whose eye, and on which images, is not said", False),
+    }[claim["variant"]](claim, study)
+
+
+def _settle_noise_map_improves(claim: pd.Series, study: Study) -> Verdict:
+    group = _find_longest(study)
+    if group is None:
+        return verdicts._untested(claim, study, "no network of several stages was measured stage by stage")
+    errors = [_of_stage(group, stage, "noise_map_l1_255") for stage in _stages(group)]
+    steps = [compare(before, after) for before, after in pairwise(errors)]
+    return _judge_steps(claim, group, steps, "gray levels nearer to the true map")
+
+
+def _settle_image_improves(claim: pd.Series, study: Study) -> Verdict:
+    group = _find_longest(study)
+    if group is None:
+        return verdicts._untested(claim, study, "no network of several stages was measured stage by stage")
+    psnr = [_of_stage(group, stage, "psnr_db") for stage in _stages(group)]
+    steps = [compare(after, before) for before, after in pairwise(psnr)]
+    # Ever less: the first gain against the last.
+    shrinks = compare(psnr[1] - psnr[0], psnr[-1] - psnr[-2])
+    return _judge_steps(claim, group, steps, "dB", shrinks)
+
+
+def _judge_steps(
+    claim: pd.Series, group: Group, steps: list[Interval], unit: str, shrinks: Interval | None = None
+) -> Verdict:
+    shown = "; ".join(f"{verdicts._show(step)} at stage {stage}" for stage, step in enumerate(steps, start=2))
+    reason = f"In {unit}: {shown}; {_where(group)}."
+    holds = all(step.sign == 1 for step in steps) and (shrinks is None or shrinks.sign == 1)
+    return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, **_facts(None, group))
+
+
+def _settle_saturation(claim: pd.Series, study: Study, more: dict, less: dict) -> Verdict:
+    found = find_pair(more, less, study)
+    if found is None:
+        return verdicts._untested(claim, study, "there are no two networks that differ in this alone")
+    paired = _compare_images(*found)
+    word = DIRECTION if paired.high <= verdicts.PSNR_DB else NOT_REPRODUCED
+    return Verdict(claim["id"], word, f"{verdicts._show(paired)} dB {_where(found[0])}.", **_facts(paired, *found))
+
+
+def _find_longest(study: Study) -> Group | None:
+    """The network of at least three stages, measured stage by stage, that has most of them."""
+    groups = [g for g in _measured(study) if len(_stages(g)) > 2]
+    return max(groups, key=lambda g: len(_stages(g)), default=None)  # of equals the first: the largest budget
+
+
+def _stages(group: Group) -> list[int]:
+    return sorted(group.first.stages["stage"].unique())
+
+
+def _of_stage(group: Group, stage: int, column: str) -> pd.Series:
+    """A value per image, the mean over the seeds."""
+    tables = [record.stages for record in group.records]
+    columns = [table[table["stage"] == stage].set_index("image")[column].astype(float) for table in tables]
+    return pd.concat(columns, axis=1).mean(axis=1)
+
+
+def _of_last_stage(group: Group, column: str) -> pd.Series:
+    return _of_stage(group, _stages(group)[-1], column)
+
+
+def _compare_images(one: Group, other: Group) -> Interval:
+    return compare(_of_last_stage(one, "psnr_db"), _of_last_stage(other, "psnr_db"))
+
+
+def _where(group: Group) -> str:
+    table = group.first.stages
+    sizes = _sizes(group)
+    usual = asdict(ScaoedNetSizes())
+    reduced = ", ".join(f"{name} {sizes[name]}" for name in ("width", "blocks") if sizes[name] != usual[name])
+    network = f", a network of {reduced}" if reduced else ""
+    return f"on {table['dataset'].iloc[0]} with signal-dependent noise at the {group.budget} budget{network}"
+
+
+def _facts(paired: Interval | None, *groups: Group) -> dict:
+    first = groups[0]
+    facts = {"budget": first.budget, "evidence": " ".join(g.names for g in groups), "command": first.first["command"]}
+    if paired is not None:
+        facts |= {"difference": paired.mean, "low": paired.low, "high": paired.high}
+    return facts
+
+
+# --- costs and settings
+
+
+@cache
+def _cost(stages: int):
+    from repro.models import build
+    from repro.study.costs import measure_cost
+
+    return measure_cost(build("scaoednet", stages=stages), SIDE, SIDE)
+
+
+def _settle_parameters(claim: pd.Series, study: Study) -> Verdict:
+    cost, unit = _cost(5), UNITS[claim["unit"]]
+    ours = cost.parameters / unit
+    facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": 0.5, "evidence": "repro.build"}
+    word = REPRODUCED if round(ours) == claim["number"] else NOT_REPRODUCED
+    return Verdict(claim["id"], word, f"{cost.parameters:,} in the network, for any number of stages.", **facts)
+
+
+def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
+    if claim["method"] != "ScaoedNet":
+        return verdicts._untested(claim, study, f"{claim['method']} is no part of this study", waits=False)
+    stages = read_state(claim["variant"])["stages"]
+    cost, further = _cost(stages), (_cost(2).macs - _cost(1).macs) / 1e9
+    ours = cost.macs / 1e9
+    difference, tolerance = ours - claim["number"], verdicts.FLOPS_RELATIVE["ScaoedNet"] * claim["number"]
+    word = REPRODUCED if verdicts._within(difference, tolerance) else NOT_REPRODUCED
+    printed = ledger.find(study.claims, source="004", metric="flops", method="ScaoedNet")["number"].tolist()
+    steps = " and ".join(f"{after - before:g}" for before, after in pairwise(printed))
+    reason = (
+        f"{ours:.2f} G multiply-accumulates, {cost.flops / 1e9:.2f} G with biases; each further stage costs "
+        f"{further:.2f} G, two of them {2 * further:.2f} G, where the slide's values rise by {steps} G: no way of "
+        "counting gives unequal steps."
+    )
+    facts = {"ours": ours, "difference": difference, "tolerance": tolerance, "evidence": "repro.study.costs"}
+    return Verdict(claim["id"], word, reason, **facts)
+
+
+def _settle_size(claim: pd.Series, study: Study) -> Verdict:
+    found = getattr(ScaoedNetSizes(), claim["metric"])
+    word = REPRODUCED if found == claim["number"] else NOT_REPRODUCED
+    reason = f"The network that meets the authors' code has {found}."
+    return Verdict(claim["id"], word, reason, ours=float(found), evidence="repro.models.scaoednet")
+
+
+RULES = {
+    "psnr": _settle_quality,
+    "ssim": _settle_quality,
+    "noise_map_l1": _settle_noise_map,
+    "noise_map_psnr": _settle_noise_map,
+    "ordering": _settle_ordering,
+    "direction": _settle_direction,
+    "parameters": _settle_parameters,
+    "flops": _settle_flops,
+    "stages": _settle_size,
+    "blocks": _settle_size,
+}
