@@ -14,7 +14,7 @@ neither they nor what is made of them is part of this repository.
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +42,9 @@ class Source:
     path: str  # in the repository; empty where what is there is not what is read here
     licence: str = "not stated in the repository"
     note: str = ""
+    part: str = ""  # which part of the network it holds, where a network's parts lie in several files
+    rest: tuple["Source", ...] = ()  # the other parts
+    sizes: dict = field(default_factory=dict)  # of the network, which its arrays do not show
 
 
 def _dncnn(name: str, sha256: str, colour: str, sigma_255: float | None, path: str) -> Source:
@@ -57,6 +60,22 @@ def _ffdnet(name: str, sha256: str, colour: str) -> Source:
     file, path = f"ffdnet/{name}.mat", f"models/{name}.mat"
     return Source("ffdnet", file, sha256, colour, None, "cszn/FFDNet", commit, path, note=note)
 
+
+def _pd(name: str, sha256: str, path: str, part: str, rest: tuple[Source, ...] = ()) -> Source:
+    commit = "240a3cd708965146cb87b9dfb5aff6b94e5c6e2f"
+    file, path, note = (
+        f"pd/{name}.pth",
+        f"logs/logs_color_MC_AWGN_RVIN/{path}",
+        "trained on CBSD outside the 68 test images",
+    )
+    return Source(
+        "pd", file, sha256, "rgb", None, "yzhouas/PD-Denoising-pytorch", commit, path, note=note, part=part, rest=rest
+    )
+
+
+_PD_ESTIMATOR = _pd(
+    "color_est_net", "3ce3af70fc179c79ea71dd420c0750ab7d60de1314659649b7dbe7f9622a4264", "est_net.pth", "estimator"
+)
 
 SOURCES = {
     "dncnn-gray-25-published": _dncnn(
@@ -93,6 +112,10 @@ SOURCES = {
     "ffdnet-colour-published": _ffdnet(
         "FFDNet_color", "a4b5a9da21294ab9ba6ed5c6cc459c46dff20c025eb7d3ab82e8e0bb00541793", "rgb"
     ),
+    "pd-colour-published": _pd(
+        "color_net", "101cf2478fff814d232d5b02f10a221780bdc89acb2d50a087d3af9130b9b419", "net.pth",
+        "denoiser", (_PD_ESTIMATOR,),
+    ),
     "dncnn-gradnet-impl-published": Source(
         "dncnn", "gradnet_dncnn/dncnn_nonres_state_dict.pt",
         "109a3db4099ec98ed0ebe8cce9f0bed07f3a70f52103b442599b393cf041fbeb", "rgb", None,
@@ -101,6 +124,10 @@ SOURCES = {
         "repository has a pickled module, from which the tensors were taken unchanged",
     ),
 }  # fmt: skip
+
+
+# The same arrays, used as for photographs.
+SOURCES["pd-colour-real-published"] = replace(SOURCES["pd-colour-published"], sizes={"stride": 2})
 
 
 def choose(model: str, colour: str, sigma_255: float | None = None) -> str:
@@ -127,7 +154,7 @@ def convert(name: str) -> Path:
     source = SOURCES[name]
     path = files.cache() / "weights" / f"{name}-{source.sha256[:12]}.safetensors"
     if not path.exists():
-        about = {key: value for key, value in asdict(source).items() if key not in ("model", "file")}
+        about = {key: value for key, value in asdict(source).items() if key not in ("model", "file", "part")}
         weights.save(_read(source), path, about)
     return path
 
@@ -149,12 +176,23 @@ def _downloads() -> Path:
 
 
 def _read(source: Source) -> Denoiser:
-    path = locate(source) or _download(source)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
-        raise ReproError(f"{path} is not the published file: it has another SHA-256 than {source.sha256}.")
+    if source.part:
+        arrays = {}
+        for part in (source, *source.rest):
+            for name, array in weights.read_torch_file(_obtain(part)).items():
+                arrays[f"{part.part}.{name.removeprefix('module.')}"] = array
+        return weights.from_upstream(source.model, arrays, **source.sizes)
+    path = _obtain(source)
     if path.suffix != ".mat":
         return weights.load(path, source.model)
     return weights.from_upstream(source.model, read_matconvnet(path, reorder=source.model == "ffdnet"))
+
+
+def _obtain(source: Source) -> Path:
+    path = locate(source) or _download(source)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
+        raise ReproError(f"{path} is not the published file: it has another SHA-256 than {source.sha256}.")
+    return path
 
 
 def _download(source: Source) -> Path:

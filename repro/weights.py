@@ -190,6 +190,11 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, T
 def _from_torch_file(path: Path, model: str | None) -> Denoiser:
     if model is None:
         raise ReproError(f"{path} does not say which model it is for; name the model.")
+    return from_upstream(model, read_torch_file(path))
+
+
+def read_torch_file(path: Path) -> Mapping[str, Tensor]:
+    """The arrays of an authors' .pth or .pt file by name. Nothing in it is executed; a ReproError if it asks for it."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -202,7 +207,7 @@ def _from_torch_file(path: Path, model: str | None) -> Denoiser:
         checkpoint = checkpoint["state_dict"]  # beside an epoch, an optimiser's state and the like
     if not isinstance(checkpoint, Mapping):
         raise ReproError(f"{path} holds no parameters by name.")
-    return from_upstream(model, checkpoint)
+    return checkpoint
 
 
 def _fill(net: Denoiser, names: dict[str, str], arrays: Mapping[str, Tensor], what: str) -> None:

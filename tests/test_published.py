@@ -104,6 +104,7 @@ def test_an_hdf5_file_without_a_network_is_refused(tmp_path):
         ("dncnn", "rgb", 30, "dncnn-colour-blind-published"),
         ("ffdnet", "gray", 70, "ffdnet-gray-published"),
         ("ffdnet", "RGB", None, "ffdnet-colour-published"),
+        ("pd", "RGB", 30, "pd-colour-published"),
     ],
 )
 def test_the_level_s_own_weights_come_before_those_for_a_range(model, colour, sigma_255, name):
@@ -187,8 +188,24 @@ def test_published_networks_denoise(mirror, name):
     """On an image they know nothing of they must be worth several decibels: no axis and no channel is swapped."""
     source = published.SOURCES[name]
     sigma_255 = source.sigma_255 or 30
+    if source.sizes.get("stride", 1) > 1:
+        pytest.skip("made for noise that neighbouring pixels share")
     table = repro.evaluate.evaluate(repro.load(name), [crop(source.colour)], sigma_255)
     assert table["psnr_db"][0] > table["psnr_noisy_db"][0] + 8
+
+
+def test_pd_for_photographs_works_at_half_the_size(mirror):
+    assert repro.load("pd-colour-published").sizes.stride == 1
+    assert repro.load("pd-colour-real-published").sizes.stride == 2
+
+
+def test_pd_finds_the_level_of_the_noise(mirror):
+    net, sample = repro.load("pd-colour-published"), crop("rgb")
+    with torch.no_grad():
+        torch.manual_seed(0)
+        noisy = (sample.clean + 25 / 255 * torch.randn_like(sample.clean)).clamp(0, 1)
+        levels = net.estimator(noisy[None]).clamp(0, 1).mean((0, 2, 3))  # Gaussian of R, G, B, then impulses
+    assert ((75 * levels[:3] - 25).abs() < 8).all()
 
 
 def crop(colour):

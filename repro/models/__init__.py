@@ -19,6 +19,7 @@ MODELS = {
     "memnet": ("repro.models.memnet", "MemNet"),
     "rnan": ("repro.models.rnan", "RNAN"),
     "ridnet": ("repro.models.ridnet", "RIDNet"),
+    "pd": ("repro.models.pd", "PD"),
     "bm3d": ("repro.models.classical", "BM3D"),
     "median": ("repro.models.classical", "Median"),
     "adaptive-median": ("repro.models.classical", "AdaptiveMedian"),
