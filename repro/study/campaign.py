@@ -154,8 +154,10 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path):
     import repro
     from repro import weights
 
+    if experiment.train is None and experiment.weights is None:
+        return repro.build(experiment.method, **experiment.sizes), {}
     if experiment.train is None:
-        return repro.load(experiment.weights) if experiment.weights else repro.build(experiment.method, **experiment.sizes), {}
+        return repro.load(experiment.weights), {"hyperparameters": {"weights": _describe_weights(experiment.weights)}}
     from repro.train import train
 
     trained = train(experiment.train_config(seed), folder)
@@ -167,6 +169,17 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path):
         about |= {"seed": seed, "steps": summary["steps"], "commit": records.describe_commit()}
         weights.save(repro.load(trained), published, about, dtype=torch.float16)
     return repro.load(published), summary
+
+
+def _describe_weights(name: str) -> dict[str, str]:
+    """Which published weights were measured, and where they come from, as a record says it."""
+    from repro.published import SOURCES
+
+    if name not in SOURCES:
+        return {"value": name, "origin": "this study"}
+    source = SOURCES[name]
+    where = f"{source.repository}@{source.commit[:7]} {source.path or source.file}"
+    return {"value": name, "origin": f"{where}, SHA-256 {source.sha256}"}
 
 
 def _small_weights(folder: Path) -> Path:

@@ -104,6 +104,25 @@ def test_an_evaluation_that_is_there_is_not_repeated(tmp_path, monkeypatch):
     assert state(tmp_path, two) == ["done"]
 
 
+def test_a_record_of_published_weights_says_whose(tmp_path, monkeypatch):
+    """Nothing is trained, and the network that comes out of the file is the one that is measured."""
+    from repro import build, published
+
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+    name, net = "dncnn-gray-50-published", build("dncnn", channels=1, depth=3, width=4)
+    monkeypatch.setattr(published, "_read", lambda source: net)
+    experiment = replace(
+        TINY, name="scored", method="dncnn", colour="gray", data=None, train=None, weights=name,
+        evaluate=(Evaluation("embedded-test", 50, limit=1, patch=64),),
+    )  # fmt: skip
+    (home,) = campaign.run(only="scored", results=tmp_path, experiments=[experiment], say=lambda line: None)
+    record = records.read(home)
+    assert (record["steps"], record["parameters"]) == (0, sum(p.numel() for p in net.parameters()))
+    assert record["hyperparameters"]["weights"]["value"] == name
+    assert published.SOURCES[name].sha256 in record["hyperparameters"]["weights"]["origin"]
+    assert not list(tmp_path.glob("weights/*"))  # other people's weights are not passed on
+
+
 def test_a_missing_data_set_does_not_end_the_campaign(tmp_path):
     closed = replace(TINY, name="closed", data="div2k")
     said = []
