@@ -263,7 +263,7 @@ def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
     if claim["method"] != "ScaoedNet":
         return verdicts._untested(claim, study, f"{claim['method']} is no part of this study", waits=False)
     stages = read_state(claim["variant"])["stages"]
-    cost, further = _cost(stages), (_cost(2).macs - _cost(1).macs) / 1e9
+    cost, further = _cost(stages), (_cost(3).macs - _cost(1).macs) / 2e9
     ours = cost.macs / 1e9
     difference, tolerance = ours - claim["number"], verdicts.FLOPS_RELATIVE["ScaoedNet"] * claim["number"]
     word = REPRODUCED if verdicts._within(difference, tolerance) else NOT_REPRODUCED
