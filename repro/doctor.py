@@ -109,9 +109,14 @@ def _data_sets() -> Iterator[str]:
 
 
 def _weights() -> str:
-    from repro import weights
+    from repro import published, weights
 
-    return ", ".join(weights.published()) or "none published yet"
+    own = ", ".join(weights.published()) or "none published yet"
+    try:
+        here = [name for name, source in published.SOURCES.items() if published.locate(source)]
+    except ReproError as error:
+        return f"{own}\n{error}"
+    return f"{own}\nby other authors, at hand: {', '.join(here) or 'none'} (REPRO_WEIGHTS names a mirror)"
 
 
 def _free(path: Path) -> str:
