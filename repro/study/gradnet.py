@@ -1,0 +1,298 @@
+"""Verdicts on the slides about GradNet (document 003), where they need rules of their own.
+
+003 tests on random 256x256 crops that it does not name, and trains on more images than are at hand. So its
+absolute values are met, if at all, by whole images: from its own checkpoint of DnCNN and from BM3D, within the
+tolerance for values that need no training; networks trained here are narrower and see less, and can at best be
+on the printed value's side of BM3D, image by image. Its values on SIDD were measured on the folder that it had
+trained on, and say nothing about denoising photographs that were not seen.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import torch
+
+from repro.models import build
+from repro.study import claims as ledger
+from repro.study import verdicts
+from repro.study.statistics import bootstrap, compare
+from repro.study.verdicts import (
+    DIRECTION,
+    NOT_REPRODUCED,
+    PSNR_DB,
+    PSNR_TRAINED_HERE_DB,
+    REPRODUCED,
+    Group,
+    Study,
+    Verdict,
+)
+
+NARROW = ", width 16"  # what the experiments call networks of a quarter of the published width
+# A column of the table of results -> method and variant of the experiments.
+COLUMNS = {
+    "DnCNN": ("dncnn", "16 layers"),
+    "BM3D": ("bm3d", "full"),
+    "GradNet + DnCNN": ("gradnet-impl", "DnCNN"),
+    "GradNet + DnCNN + mixup": ("gradnet-impl", "DnCNN, mixup"),
+    "GradNet + BM3D": ("gradnet-impl", "BM3D"),
+    "GradNet + DnCNN, paper": ("gradnet", "DnCNN"),
+}
+EXCHANGED = "GradNet + DnCNN, BM3D gradients"  # the column in which gradients are exchanged after training
+
+
+def settle(claim: pd.Series, study: Study) -> Verdict | None:
+    """The verdict on a claim of 003, or None where the rules for all sources have one."""
+    metric = claim["metric"]
+    if claim["dataset"] == "SIDD" and metric in ("psnr", "ordering"):
+        reason = "it was measured on the folder that the networks had been trained on, and SIDD must be asked for"
+        return verdicts._untested(claim, study, reason, waits=False)
+    if metric == "psnr":
+        return _settle_quality(claim, study)
+    if metric == "ordering":
+        return _settle_ordering(claim, study)
+    if metric == "direction":
+        for words, rule in DIRECTIONS.items():
+            if words in claim["variant"]:
+                return rule(claim, study)
+        return verdicts._untested(claim, study, "the study has no measure for it")
+    if metric in ledger.ARCHITECTURE:
+        return _settle_architecture(claim)
+    if metric in ledger.DATA | {
+        "noise_levels",
+        "probability",
+        "epochs",
+        "patience",
+        "estimate_factor",
+        "gradient_weight",
+    }:
+        return verdicts._untested(claim, study, "it is a choice, not an outcome", waits=False)
+    return None
+
+
+def column(claim: pd.Series) -> str:
+    """The column of the table of results that a value stands in."""
+    return f"{claim['method']} + {claim['variant']}" if claim["method"] == "GradNet" else claim["method"]
+
+
+def find(name: str, study: Study, dataset: str, sigma_255: float) -> list[Group]:
+    """The groups that stand for a column, those of the published width first."""
+    method, variant = COLUMNS[name]
+    return [
+        group for words in (variant, variant + NARROW) for group in study.find(method, words, "rgb", dataset, sigma_255)
+    ]
+
+
+# --- the table of results ---------------------------------------------------------------------------------------
+
+
+def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
+    dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
+    if column(claim) == EXCHANGED:
+        return _settle_exchanged(claim, study)
+    groups = find(column(claim), study, dataset, sigma)
+    if not groups:
+        return verdicts._untested(claim, study, f"there is no record of {column(claim)} here")
+    group = groups[0]
+    evaluation = group.first.find_evaluation(dataset, sigma)["name"]
+    values = group.per_image(evaluation)
+    difference = float(values.mean()) - claim["number"]
+    interval = bootstrap(values - claim["number"])
+    tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
+    facts = {
+        "ours": float(values.mean()), "difference": difference, "tolerance": tolerance, "low": interval.low,
+        "high": interval.high, "budget": group.budget, "evidence": group.names, "command": group.command(evaluation),
+    }  # fmt: skip
+    near = f"{values.mean():.2f} dB on whole images, {difference:+.2f} dB against the printed value"
+    if group.smaller:
+        near += f", at the {group.budget} budget ({group.first['variant']})"
+    elif abs(difference) <= tolerance:
+        return Verdict(claim["id"], REPRODUCED, f"{near}.", **facts)
+    holds, why = _side_of_bm3d(claim, study, values, evaluation)
+    return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, f"{near}; {why}.", **facts)
+
+
+def _side_of_bm3d(claim: pd.Series, study: Study, values: pd.Series, evaluation: str) -> tuple[bool, str]:
+    """Whether ours is on the printed value's side of BM3D, and a sentence that says so."""
+    if claim["method"] == "BM3D":
+        return False, "a method that is not trained has no smaller budget"
+    printed = _printed_bm3d(claim, study)
+    side = math.copysign(1, claim["number"] - printed)
+    for other in find("BM3D", study, ledger.dataset_name(claim), claim["sigma_255"]):
+        if other.first.find_evaluation(ledger.dataset_name(claim), claim["sigma_255"])["name"] == evaluation:
+            paired = compare(values, other.per_image(evaluation))
+            return paired.sign == side, f"{verdicts._show(paired)} dB over our BM3D, image by image"
+    margin = float(values.mean()) - printed
+    return side * margin > PSNR_TRAINED_HERE_DB, f"{margin:+.2f} dB over the printed BM3D"
+
+
+def _printed_bm3d(claim: pd.Series, study: Study) -> float:
+    cells = ledger.find(
+        study.claims, source="003", method="BM3D", metric="psnr", dataset=claim["dataset"], sigma_255=claim["sigma_255"]
+    )
+    return float(cells["number"].iloc[0])
+
+
+def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
+    found = _read_gradients(study, claim["sigma_255"])
+    if found is None:
+        return verdicts._untested(claim, study, "no network's gradients were exchanged yet")
+    group, by_kind = found
+    ours = float(by_kind["bm3d"].mean())
+    printed = _printed_bm3d(claim, study)
+    difference = ours - claim["number"]
+    facts = {"ours": ours, "difference": difference, "tolerance": PSNR_TRAINED_HERE_DB, "budget": group.budget}
+    facts |= {"evidence": group.names, "command": group.first["command"]}
+    holds = (claim["number"] - printed) * (ours - printed) > 0
+    reason = (
+        f"{ours:.2f} dB on central crops at the {group.budget} budget; {ours - printed:+.2f} dB over the printed BM3D."
+    )
+    return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, **facts)
+
+
+def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
+    dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
+    first, second = claim["variant"].split(" over ")
+    for one in find(first, study, dataset, sigma):
+        for other in find(second, study, dataset, sigma):
+            evaluation = one.first.find_evaluation(dataset, sigma)["name"]
+            same_images = other.first.find_evaluation(dataset, sigma)["name"] == evaluation
+            alike = COLUMNS[first][0] != COLUMNS[second][0] or one.same_recipe(other)
+            if same_images and alike:
+                return verdicts.judge_ordering(claim, one, other, evaluation)
+    return verdicts._untested(claim, study, f"there are no per-image results of both: {claim['variant']}")
+
+
+# --- statements ---------------------------------------------------------------------------------------------------
+
+
+def _read_gradients(study: Study, sigma_255: float) -> tuple[Group, pd.DataFrame] | None:
+    """A group in 003's form with PSNR by image and kind of gradient at a noise level."""
+    for group in study.groups:
+        table = group.first.gradients
+        if group.first["method"] == "gradnet-impl" and group.first["variant"].startswith("DnCNN") and table is not None:
+            at = table[table["sigma_255"] == sigma_255]
+            if len(at) and "bm3d" in set(at["gradient"]):
+                return group, at.pivot(index="image", columns="gradient", values="psnr_db")
+    return None
+
+
+def _settle_exchange_without_effect(claim: pd.Series, study: Study) -> Verdict:
+    """Printed equal to three decimals; ours are equal where they agree to that."""
+    found = _read_gradients(study, claim["sigma_255"])
+    if found is None:
+        return verdicts._untested(claim, study, "no network's gradients were exchanged yet")
+    group, by_kind = found
+    paired = compare(by_kind["bm3d"], by_kind["own"])
+    nothing = compare(by_kind["zero"], by_kind["own"])
+    facts = {"difference": paired.mean, "low": paired.low, "high": paired.high, "tolerance": 0.0005}
+    facts |= {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
+    what = f"BM3D's gradients change {paired.mean:+.3f} dB, none at all {nothing.mean:+.3f} dB"
+    word = NOT_REPRODUCED if abs(paired.mean) > 0.0005 else DIRECTION if group.smaller else REPRODUCED
+    return Verdict(claim["id"], word, f"{what}, on a network trained here.", **facts)
+
+
+def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
+    """What 003's curve would show: 0.0 to the printed digit, since the mean is divided by the batch once more."""
+    for group in study.groups:
+        table = group.first.gradients
+        if group.first["method"] != "gradnet-impl" or table is None:
+            continue
+        own = table[table["gradient"] == "own"]
+        loss, shown = float(own["gradient_loss"].mean()), float(own["gradient_loss_displayed"].mean())
+        facts = {"ours": loss, "budget": group.budget, "evidence": group.names, "command": group.first["command"]}
+        holds = f"{shown:.1f}" == "0.0"
+        word = (DIRECTION if group.smaller else REPRODUCED) if holds else NOT_REPRODUCED
+        reason = f"The mean gradient loss is {loss:.3f}; divided by the batch of 48 once more, as 003's code does, {shown:.4f}."
+        return Verdict(claim["id"], word, reason, **facts)
+    return verdicts._untested(claim, study, "there is no network whose gradient loss was measured")
+
+
+def _settle_estimate(claim: pd.Series, study: Study) -> Verdict:
+    """Five times the estimate against the estimate itself, on the real noise that is at hand."""
+    plain, times_5 = (study.find("bm3d", words, "rgb", "cc15", None) for words in ("estimated", "estimated, times 5"))
+    if not (plain and times_5):
+        return verdicts._untested(claim, study, "BM3D with both levels has no record yet")
+    return verdicts.judge_ordering(claim, times_5[0], plain[0], plain[0].first.find_evaluation("cc15", None)["name"])
+
+
+def _settle_breaking_patches(claim: pd.Series, study: Study) -> Verdict:
+    """The package on a patch of one colour with gray noise, where two opponent colours have no range."""
+    import bm3d
+
+    gray = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(16, 16, 1))
+    with np.errstate(all="ignore"):
+        theirs = bm3d.bm3d_rgb(gray.repeat(3, 2), 0.1)
+    noisy = torch.from_numpy(gray.repeat(3, 2)).permute(2, 0, 1)[None]
+    ours = build("bm3d")(noisy, sigma=0.1)
+    broken = not np.isfinite(theirs).all()
+    reason = (
+        f"The package's estimate of a gray patch in colour has {np.isnan(theirs).mean():.0%} values that are no numbers; "
+        f"with a range that is never smaller than the noise in it, all are {'finite' if ours.isfinite().all() else 'broken'}."
+    )
+    return Verdict(claim["id"], REPRODUCED if broken else NOT_REPRODUCED, reason, evidence="repro.models.classical")
+
+
+def _settle_channel_count(claim: pd.Series, study: Study) -> Verdict:
+    """Whether a concatenating skip makes the maps of the network grow."""
+    net = _build("gradnet")
+    widths = {stage.merge.out_channels for stage in net.body.stages}
+    grows = widths != {net.sizes.inner_width}
+    reason = (
+        f"After concatenating, the authors' code brings {net.body.stages[0].merge.in_channels} channels back to "
+        f"{net.sizes.inner_width} by a 3x3 convolution, in every module."
+    )
+    word = REPRODUCED if grows else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, evidence="repro.models.gradnet")
+
+
+DIRECTIONS: dict[str, Callable[[pd.Series, Study], Verdict]] = {
+    "exchanged gradients": _settle_exchange_without_effect,
+    "gradient loss": _settle_gradient_loss,
+    "5 times the estimate": _settle_estimate,
+    "patches break": _settle_breaking_patches,
+    "concatenation": _settle_channel_count,
+}
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def _settle_architecture(claim: pd.Series) -> Verdict:
+    name = "dncnn" if claim["method"] == "DnCNN" else "gradnet-impl"
+    found = LAYERS[claim["metric"], claim["variant"]](_build(name))
+    word = REPRODUCED if found == claim["number"] else NOT_REPRODUCED
+    reason = f"The network that meets 003's code has {found:g}."
+    return Verdict(claim["id"], word, reason, ours=float(found), evidence=f"repro.models.{name.partition('-')[0]}")
+
+
+LAYERS = {
+    ("channels", "features"): lambda net: net.first.out_channels,
+    ("channels", "gradient"): lambda net: net.sizes.inner_width - net.sizes.width,
+    ("output_channels", "reconstruction"): lambda net: net.last.out_channels,
+    ("modules", ""): lambda net: len(net.body.stages),
+    ("units", ""): lambda net: len(net.body.stages[0].units),
+    ("units", "mixup"): lambda net: len(_build("gradnet-impl", "mixup").body.stages[0].units),
+    ("copies", "mixup"): lambda net: (
+        (_build("gradnet-impl", "mixup").sizes.inner_width - net.sizes.width) // net.sizes.channels
+    ),
+    ("layers", "residual unit"): lambda net: sum(
+        isinstance(m, torch.nn.Conv2d) for m in net.body.stages[0].units[0].modules()
+    ),
+    ("compression_ratio", "attention"): lambda net: (
+        net.body.stages[0].attention.squeeze.in_channels // net.body.stages[0].attention.squeeze.out_channels
+    ),
+    ("layers", "16 layers"): lambda net: sum(isinstance(m, torch.nn.Conv2d) for m in net.modules()),
+}
+SIZES = {
+    "dncnn": {"depth": 16, "bias": "all", "residual": False},
+    "mixup": {"mixup": 12, "units": 3},  # the configuration behind 003's mixup
+}
+
+
+@cache
+def _build(name: str, state: str = ""):
+    with torch.random.fork_rng(devices=[]):  # building draws weights, and nobody else's random numbers may move
+        return build(name, **SIZES.get(state or name, {}))
