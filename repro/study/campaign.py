@@ -138,6 +138,9 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         if experiment.stages and not (folder / "stages.csv").exists():
             say(f"{experiment.name} seed {seed}: measuring the stages on {experiment.stages}")
             _write_table(_measure_stages(net, experiment), folder / "stages.csv")
+        if experiment.gradients and not (folder / "gradients.csv").exists():
+            say(f"{experiment.name} seed {seed}: exchanging gradients on {experiment.gradients}")
+            _write_table(_measure_gradients(net, experiment), folder / "gradients.csv")
         home = _publish(experiment, seed, folder, results, net, summary, tables)
         shutil.rmtree(folder)  # all that is left are checkpoints; without a record the run would begin anew
         return home
@@ -204,6 +207,14 @@ def _measure_stages(net, experiment: Experiment) -> pd.DataFrame:
     return stages.measure(net, experiment.stages, catalog.samples(experiment.stages, colour))
 
 
+def _measure_gradients(net, experiment: Experiment) -> pd.DataFrame:
+    """One row per image, noise level and kind of gradient."""
+    from repro import gradients
+    from repro.data import catalog
+
+    return gradients.measure(net, catalog.samples(experiment.gradients, "RGB"))
+
+
 def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     from repro.data import catalog
 
@@ -218,6 +229,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     used = {experiment.data: None} if experiment.data else {}
     used |= dict.fromkeys(e.dataset for e in experiment.evaluate)
     used |= {experiment.stages: None} if experiment.stages else {}
+    used |= {experiment.gradients: None} if experiment.gradients else {}
     sets = [catalog.find(name) for name in used]
     content = {
         "experiment": experiment.name,
@@ -241,7 +253,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "evaluations": evaluations,
         "command": f"repro campaign --only {experiment.name}",
     }
-    copies = {folder / name: home / name for name in ("curve.csv", "offsets.csv", "stages.csv")}
+    copies = {folder / name: home / name for name in ("curve.csv", "gradients.csv", "offsets.csv", "stages.csv")}
     if experiment.train is not None:
         if _small_weights(folder).stat().st_size > WEIGHTS_LIMIT_MIB << 20:
             raise ReproError(f"The weights of {experiment.name} take more than {WEIGHTS_LIMIT_MIB} MiB.")

@@ -66,6 +66,7 @@ class Experiment:
     weights: str | None = None  # published weights to evaluate instead of training
     evaluate: tuple[Evaluation, ...] = ()
     offsets: str | None = None  # a data set on whose images the sampling points are measured
+    gradients: str | None = None  # a data set on whose images a GradNet is given gradients of every kind
     stages: str | None = None  # a data set on whose images every stage of a ScaoedNet is measured
 
     def train_config(self, seed: int):

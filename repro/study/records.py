@@ -4,6 +4,7 @@ record.json   what was run, with what, where, for how long, and the means of eve
 curve.csv     loss, learning rate and validation PSNR along the training
 metrics.csv   one row per image and evaluation (columns of :func:`repro.evaluate.evaluate`, and ``evaluation``)
 offsets.csv   where the experiment asks for it: one row per image, scale and region (:mod:`repro.offsets`)
+gradients.csv where the experiment asks for it: one row per image, level and gradient (:mod:`repro.gradients`)
 stages.csv    where the experiment asks for it: one row per image and stage (:mod:`repro.stages`)
 
 ``record.json`` is written last: a folder without one holds nothing finished.
@@ -87,6 +88,12 @@ class Record:
     def stages(self) -> pd.DataFrame | None:
         """Every stage's image and noise map, measured per image, or None where they were not."""
         path = self.folder / "stages.csv"
+        return _read_table(path) if path.exists() else None
+
+    @cached_property
+    def gradients(self) -> pd.DataFrame | None:
+        """A GradNet's results with gradients of every kind, per image, or None where they were not exchanged."""
+        path = self.folder / "gradients.csv"
         return _read_table(path) if path.exists() else None
 
     def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:
