@@ -38,6 +38,8 @@ PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "Scao
 
 def write_all(folder: Path) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
+    from repro import stage_pages  # which uses this module
+
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: describe_glance(settled, study),
@@ -46,6 +48,9 @@ def write_all(folder: Path) -> None:
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_curve": lambda: describe_curves(study, folder),
         "sadnet_budget": lambda: describe_budgets(study),
+        "scaoednet_statements": lambda: stage_pages.describe_statements(settled),
+        "scaoednet_costs": lambda: stage_pages.describe_costs(settled),
+        "scaoednet_stages": lambda: stage_pages.describe_stages(study, folder),
         "experiments": lambda: describe_experiments(study),
         "ledger": lambda: describe_ledger(settled),
     }

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from repro import stages
+import repro
+from repro import stage_pages, stages
 from repro.study import campaign, claims, experiments, records
 from repro.study.scaoednet import read_state
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
@@ -169,6 +170,33 @@ def test_more_of_it_adds_nothing(make_run, gain, word):
     five, six = make_run("five", [30] * 5), make_run("six", [30] * 5 + [30 + gain])
     assert settled("004-direction-five-stages-suffice", five, six).word == word
     assert settled("004-direction-sixteen-blocks", five, six).word == NOT_TESTABLE
+
+
+def test_some_printed_noise_map_errors_exceed_the_root_mean_square_error():
+    """As the chapter says: a mean absolute error cannot, on one map."""
+    errors = claims.find(LEDGER, source="004", metric="noise_map_l1")
+    psnr = LEDGER.loc[[name.replace("-l1", "-psnr") for name in errors.index], "number"].to_numpy()
+    larger = errors["number"].to_numpy() > 255 * 10 ** (-psnr / 20)
+    assert larger.any() and not larger.all()
+
+
+# --- the chapter
+
+
+def test_the_chapter_without_and_with_a_network(make_run, tmp_path):
+    empty = Study(LEDGER, EXPERIMENTS, [])
+    assert stage_pages.describe_stages(empty, tmp_path) == stage_pages.NOT_YET
+    text = stage_pages.describe_stages(Study(LEDGER, EXPERIMENTS, [make_run("x", [26, 29, 30])]), tmp_path)
+    assert "from 26.00 to 30.00 dB" in text
+    assert "from 14.00 to 10.00 gray levels" in text
+    assert (tmp_path / "scaoednet_curves.png").stat().st_size > 5000
+
+
+def test_the_photograph_after_every_stage():
+    net = repro.build("scaoednet", width=4, blocks=1, stages=3).eval()
+    panels = stage_pages.draw_photograph(net).axes
+    assert [axes.get_title("left") for axes in panels[:4]] == ["noisy, true map", "stage 1", "stage 2", "stage 3"]
+    assert all(len(axes.images) == 1 for axes in panels)
 
 
 # --- measuring

@@ -1,0 +1,124 @@
+"""What the chapter on ScaoedNet shows: its verdicts, its stages as curves, and their pictures side by side."""
+
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+import repro
+from repro import plots
+from repro.data import catalog
+from repro.data.realistic import fixed_realistic_noise
+from repro.errors import ReproError
+from repro.models.scaoednet import Estimate
+from repro.pages import show_verdict
+from repro.study import claims as ledger
+from repro.study.records import Record
+from repro.study.verdicts import Study
+
+NOT_YET = "No ScaoedNet is trained yet; `repro campaign --only 'scaoednet-*'` runs the experiments that are listed."
+    "No ScaoedNet is trained yet: the experiments are listed, and `repro campaign --only 'scaoednet-*'` runs them."
+)
+CROP = 128  # side of the pictures, in pixels
+
+
+def describe_statements(settled: pd.DataFrame) -> str:
+    """What the slides state or their tables imply, with our verdicts."""
+    rows = ledger.find(settled, source="004", metric=["ordering", "direction"])
+    head = "".join(f"<th>{name}</th>" for name in ("the slides", "where", "verdict", "why"))
+    body = "".join(
+        f"<tr><td>{escape(claim['variant'])}</td><td>{claim['table']}</td><td>{show_verdict(claim['word'])}</td>"
+        f"<td>{escape(claim['reason'])}</td></tr>"
+        for _, claim in rows.iterrows()
+    )
+    return (
+        '<div class="study-table"><table class="study"><caption>Statements of the slides</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def describe_costs(settled: pd.DataFrame) -> str:
+    """Printed parameters and operations beside ours."""
+    rows = ledger.find(settled, source="004", method="ScaoedNet", metric=["parameters", "flops"])
+    names = {"parameters": "Parameters", "flops": "Operations"}
+    items = [
+        f"- {names[claim['metric']]}{', ' + claim['variant'] if claim['variant'] else ''}: the slides print "
+        f"{'about ' if claim['approx'] else ''}{claim['value']} {claim['unit']}. {show_verdict(claim['word'])}: "
+        f"{escape(claim['reason'])}"
+        for _, claim in rows.iterrows()
+    ]
+    return "\n".join(items)
+
+
+def describe_stages(study: Study, folder: Path) -> str:
+    """The stages of the network that has most of them: mean curves over a test set, and one photograph."""
+    record = find_record(study)
+    if record is None:
+        return NOT_YET
+    table = record.stages
+    plots.save(draw_curves(table), folder / "scaoednet_curves.png")
+    means = table.groupby("stage")[["psnr_db", "noise_map_l1_255"]].mean()
+    about = (
+        f"{record.name}, {table['image'].nunique()} images of {table['dataset'].iloc[0]}, signal-dependent noise of "
+        f"random strength. From the first stage to the last the image goes from {means['psnr_db'].iloc[0]:.2f} to "
+        f"{means['psnr_db'].iloc[-1]:.2f} dB, the error of the noise map from {means['noise_map_l1_255'].iloc[0]:.2f} "
+        f"to {means['noise_map_l1_255'].iloc[-1]:.2f} gray levels."
+    )
+    shown = f"```{{image}} _generated/scaoednet_curves.png\n:alt: {about}\n```\n\n{about}"
+    try:
+        net = repro.load(record.name)
+    except ReproError:
+        return shown  # a record without its weights has curves and no pictures
+    figure = draw_photograph(net)
+    plots.save(figure, folder / "scaoednet_stages.png")
+    alt = "One photograph after each stage, and below each the noise map of that stage beside the true one."
+    return f"{shown}\n\n```{{image}} _generated/scaoednet_stages.png\n:alt: {alt}\n```\n\n{alt}"
+
+
+def find_record(study: Study) -> Record | None:
+    """The published run, measured stage by stage, of most stages; of equals the larger budget."""
+    groups = [group for group in study.groups if group.first["method"] == "scaoednet"]
+    found = [group.first for group in groups if group.first.stages is not None]
+    return max(found, key=lambda record: record.stages["stage"].max(), default=None)
+
+
+@plots._styled
+def draw_curves(table: pd.DataFrame) -> Figure:
+    """PSNR of the image and error of the noise map over the stages; thin lines are single images."""
+    figure = Figure(figsize=(plots.WIDTH_IN, 2.8), layout="constrained")
+    sides = figure.subplots(1, 2)
+    labels = {"psnr_db": "PSNR of the image, dB", "noise_map_l1_255": "error of the noise map, gray levels"}
+    for axes, (column, label), colour in zip(sides, labels.items(), plots.CYCLE, strict=False):
+        wide = table.pivot(index="stage", columns="image", values=column)
+        axes.plot(wide.index, wide, color=plots.FAINT, linewidth=0.6)
+        axes.plot(wide.index, wide.mean(axis=1), color=colour, linewidth=2, marker="o", markersize=4)
+        axes.set_xticks(wide.index)
+        axes.set_xlabel("stage")
+        axes.set_ylabel(label)
+    return figure
+
+
+@plots._styled
+@torch.no_grad()
+def draw_photograph(net, photograph: str = "astronaut") -> Figure:
+    """Above the noisy crop and each stage's image, below the true noise map and each stage's."""
+    sample = next(sample for sample in catalog.samples("embedded-test") if sample.name == photograph)
+    noisy, truth = fixed_realistic_noise(sample.clean, sample.name)
+    top, left = 64, 160  # the face
+    window = (..., slice(top, top + CROP), slice(left, left + CROP))
+    estimates = [Estimate(noisy, truth)]
+    estimates += [Estimate(image[0], noise_map[0]) for image, noise_map in net(noisy[None], every_stage=True)]
+    figure = Figure(figsize=(plots.WIDTH_IN, 2.9), layout="constrained")
+    cells = figure.subplots(2, len(estimates), squeeze=False)
+    low, high = float(truth[window].min()), float(truth[window].max())
+    for column, estimate in enumerate(estimates):
+        title = f"stage {column}" if column else "noisy, true map"
+        cells[0, column].imshow(np.moveaxis(estimate.image[window].clamp(0, 1).numpy(), 0, 2))
+        cells[0, column].set_title(title, fontsize=8)
+        cells[1, column].imshow(estimate.noise_map[window][0].numpy(), cmap="viridis", vmin=low, vmax=high)
+    for axes in cells.flat:
+        axes.set_axis_off()
+    return figure
