@@ -20,8 +20,6 @@ from repro.study.records import Record
 from repro.study.verdicts import Study
 
 NOT_YET = "No ScaoedNet is trained yet; `repro campaign --only 'scaoednet-*'` runs the experiments that are listed."
-    "No ScaoedNet is trained yet: the experiments are listed, and `repro campaign --only 'scaoednet-*'` runs them."
-)
 CROP = 128  # side of the pictures, in pixels
 
 
