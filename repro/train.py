@@ -145,6 +145,12 @@ SCHEDULES: dict[str, Callable[[TrainConfig, int, float], float]] = {
     "cosine": lambda config, step, position: (1 + math.cos(math.pi * position)) / 2,
     "step": lambda config, step, position: 0.5 ** (step // config.halve_every_steps),
     "constant": lambda config, step, position: 1.0,
+    # SSDN's code: a cosine up over the first 10 %, a squared one down over the last 30 %.
+    "ramps": lambda config, step, position: (
+        (1 - math.cos(math.pi * min(position / 0.1, 1)))
+        / 2
+        * ((1 + math.cos(math.pi * max((position - 0.7) / 0.3, 0))) / 2) ** 2
+    ),
 }
 
 
@@ -220,9 +226,7 @@ class _Run:
         torch.manual_seed(config.seed)
         net = repro.build(config.model, **({"channels": channels} | config.sizes))
         if net.sizes.channels != channels:
-            raise ReproError(
-                f"A network of {net.sizes.channels} channels cannot learn {config.colour} images."
-            )
+            raise ReproError(f"A network of {net.sizes.channels} channels cannot learn {config.colour} images.")
         if newest_checkpoint(folder) is None:
             _start_parts(net)
         self.net = net.to(fabric.device, memory_format=layout).train()
@@ -235,9 +239,7 @@ class _Run:
             fused=True,
         )
         self.averaged = deepcopy(self.net) if config.ema_decay else self.net
-        self.objective = LOSSES.get(config.loss) or getattr(
-            sys.modules[type(self.net).__module__], config.loss, None
-        )
+        self.objective = LOSSES.get(config.loss) or getattr(sys.modules[type(self.net).__module__], config.loss, None)
         if self.objective is None:
             raise ReproError(f"{config.model} has no loss {config.loss!r}; there are {', '.join(LOSSES)}.")
         columns = chain.from_iterable(offset_columns(self.net).values())
@@ -262,8 +264,7 @@ class _Run:
         with closing(batches), _progress(config, self.step, self.progress) as self.report:
             while not self.done:
                 noisy, clean = (
-                    tensor.to(device, non_blocking=True, memory_format=self.layout)
-                    for tensor in next(batches)
+                    tensor.to(device, non_blocking=True, memory_format=self.layout) for tensor in next(batches)
                 )
                 self._update(noisy, clean)
                 self.seconds, stopped = self._agree(time.monotonic() - began, bool(stop))
@@ -428,9 +429,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "processes": self.fabric.world_size,
             "peak_memory_mib": _peak_memory_mib(device),
-            "versions": {
-                name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")
-            },
+            "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")},
             "hyperparameters": self.config.hyperparameters(),
         }
         save(self.averaged, path, {"steps": self.step, "config": asdict(self.config)})

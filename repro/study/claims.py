@@ -16,20 +16,21 @@ metric         see below
 value          as printed, in the printed unit (``4,321k`` is 4321 with unit ``k``); one entry is a word
 unit           ``dB``, ``k``, ``G``, ``ms``, ``px``, ...; empty for pure numbers
 approx         ``true`` where the source says "about"
-attributed_to  the document a copied number comes from; the source itself otherwise
+attributed_to  the document or paper a copied number comes from; the source itself otherwise
 note           how it is printed, blind or not, what contradicts it
 
 Vocabulary of ``metric``
 ------------------------
 outcomes       psnr, ssim, psnr_gain, psnr_loss, parameters, flops, time, training_time, gpu_memory,
-               cpu_memory, noise_map_l1, noise_map_psnr
+               cpu_memory, noise_map_l1, noise_map_psnr, size_ratio, time_ratio (how many times the other's)
 statements     ordering: value +1, the method (or the first of ``a over b``) is the better one
                direction: value +1, the effect the note describes is there; value 0, there is no difference
 architecture   modules, units, layers, copies, kernel, channels, channels_in, channels_out, input_channels, output_channels, stride, scales,
                dilation_rate, dilation_rates, compression_ratio, channel_ratio, leaky_slope, non_linearity,
                modulation_min, modulation_max, stages, blocks
 protocol       epochs, patience, gradient_weight, probability, estimate_factor, batch, patch, beta1, beta2, epsilon, learning_rate, learning_rate_factor, halve_every_steps,
-               loss_norm, rotation, sigma_255, noise_levels, gpus, image_height, image_width
+               loss_norm, rotation, sigma_255, noise_levels, gpus, image_height, image_width, iterations,
+               iterations_ratio
 data           images, samples, patches, scenes, resolution (and patch, where no method is named)
 """
 
@@ -48,7 +49,7 @@ COLUMNS = (
 
 OUTCOMES = {
     "psnr", "ssim", "psnr_gain", "psnr_loss", "parameters", "flops", "time", "training_time", "gpu_memory",
-    "cpu_memory", "noise_map_l1", "noise_map_psnr",
+    "cpu_memory", "noise_map_l1", "noise_map_psnr", "size_ratio", "time_ratio",
 }  # fmt: skip
 STATEMENTS = {"ordering", "direction"}
 ARCHITECTURE = {
@@ -59,7 +60,7 @@ ARCHITECTURE = {
 PROTOCOL = {
     "batch", "patch", "epochs", "patience", "gradient_weight", "probability", "estimate_factor", "beta1", "beta2", "epsilon", "learning_rate", "learning_rate_factor",
     "halve_every_steps", "loss_norm", "rotation", "sigma_255", "noise_levels", "gpus", "image_height",
-    "image_width",
+    "image_width", "iterations", "iterations_ratio",
 }  # fmt: skip
 DATA = {"images", "samples", "patches", "scenes", "resolution"}
 METRICS = OUTCOMES | STATEMENTS | ARCHITECTURE | PROTOCOL | DATA
@@ -72,6 +73,9 @@ SOURCES = {
     "004": "slides, ScaoedNet",
 }
 
+# Papers that the sources copy numbers from, and that are no source of their own here.
+CITED = {"ssdn": "Laine et al., SSDN, NeurIPS 2019"}
+
 # Printed name and colour -> name in repro.data.catalog. The sets that are missing here cannot be had freely.
 DATASETS = {
     ("Kodak24", "rgb"): "kodak24",
@@ -79,6 +83,8 @@ DATASETS = {
     ("BSD68", "rgb"): "cbsd68",
     ("BSD68", "gray"): "bsd68",
     ("Nam", "rgb"): "nam25",
+    ("KODAK", "rgb"): "kodak24",
+    ("BSD300", "rgb"): "bsd300test",
 }
 
 
@@ -114,7 +120,7 @@ def validate(frame: pd.DataFrame) -> None:
             not i.startswith(f"{s}-") for i, s in zip(frame["id"], frame["source"], strict=True)
         ],
         "an unknown source": ~frame["source"].isin(SOURCES),
-        "an unknown document in attributed_to": ~frame["attributed_to"].isin(SOURCES),
+        "an unknown document in attributed_to": ~frame["attributed_to"].isin([*SOURCES, *CITED]),
         "an unknown metric": ~frame["metric"].isin(METRICS),
         "an unknown colour": ~frame["colour"].isin(["", "rgb", "gray"]),
         "a sigma_255 that is no number": pd.to_numeric(frame["sigma_255"], errors="coerce").isna()

@@ -167,8 +167,8 @@ KINDS = {
     "psnr ssim psnr_gain psnr_loss": "image quality",
     "ordering": "which method is better",
     "direction": "what an idea does",
-    "parameters flops": "parameters and arithmetic",
-    "time training_time gpu_memory cpu_memory gpus": "time and memory",
+    "parameters flops size_ratio": "parameters and arithmetic",
+    "time time_ratio training_time gpu_memory cpu_memory gpus": "time and memory",
     "architecture": "architecture",
     "protocol": "protocol and data",
 }

@@ -185,6 +185,11 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
 
 def _settle(claim: pd.Series, study: Study) -> Verdict:
     metric = claim["metric"]
+    if claim["source"] == "002":
+        from repro.study import ssdn
+
+        if verdict := ssdn.settle(claim, study):
+            return verdict
     if claim["source"] == "003":
         from repro.study import gradnet
 

@@ -1,0 +1,332 @@
+"""Verdicts on the reproduction of SSDN (document 002), where they need rules of their own.
+
+Its table compares seven methods on two image sets and their average, all at one noise level. What differs between
+them is how a network is trained, so runs are held against each other that share everything but network and loss.
+Values follow the rules for all sources: at a smaller budget than the paper's only the side of CBM3D counts, and
+that is 002's own column. Statements about training are read off the learning curves, whose PSNR is of photographs
+kept out of training.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache, partial
+
+import numpy as np
+import pandas as pd
+
+from repro.study import claims as ledger
+from repro.study import verdicts
+from repro.study.statistics import Interval, bootstrap, compare
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, REPRODUCED, Group, Study, Verdict
+
+# (method, variant) as printed -> (method, variant) of the experiments.
+RUNS = {
+    ("CBM3D", ""): ("bm3d", "full"),
+    ("N2C", ""): ("unet", "N2C"),
+    ("N2N", ""): ("unet", "N2N"),
+    ("N2V", ""): ("unet", "N2V"),
+    ("SSDN", "mean only"): ("ssdn", "mean only"),
+    ("SSDN", "unknown"): ("ssdn", "variable"),
+    ("SSDN", "known"): ("ssdn", "known"),
+    ("SSDN", "25 to 50"): ("ssdn", "variable, 25 to 50"),
+}
+SIGMA_255 = 25.0
+APART_DB = verdicts.PSNR_TRAINED_HERE_DB  # printed values nearer than this have no order to reproduce
+FAILED_DB = 1.0  # "fails" is said of training that ends this far below what it is compared with
+
+
+def settle(claim: pd.Series, study: Study) -> Verdict | None:
+    """The verdict on a claim of 002, or None where the rules for all sources have one."""
+    rule = DIRECTIONS.get(claim["variant"]) if claim["metric"] == "direction" else RULES.get(claim["metric"])
+    return rule(claim, study) if rule else None
+
+
+# --- the table
+
+
+def _settle_value(claim: pd.Series, study: Study) -> Verdict:
+    if math.isnan(claim["sigma_255"]):
+        return verdicts._untested(claim, study, "the noise level of the test is not said")
+    measured = _measure(claim, study)
+    if measured is None:
+        return verdicts._untested(claim, study, f"there is no record of {claim['method']} {claim['variant']}".rstrip())
+    group, columns = measured
+    ours = float(np.mean([column.mean() for column in columns]))
+    difference = ours - claim["number"]
+    tolerance = verdicts.PSNR_TRAINED_HERE_DB if group.smaller else verdicts.PSNR_DB
+    facts = _facts(group) | {"ours": ours, "difference": difference, "tolerance": tolerance}
+    if len(columns) == 1:
+        interval = bootstrap(columns[0] - claim["number"])
+        facts |= {"low": interval.low, "high": interval.high}
+    side_of = "above" if difference >= 0 else "below"
+    near = f"{ours:.2f} dB, {abs(difference):.2f} dB {side_of} the printed value"
+    if not group.smaller:
+        word = REPRODUCED if verdicts._within(difference, tolerance) else NOT_REPRODUCED
+        return Verdict(claim["id"], word, f"{near}.", **facts)
+    classical = ledger.find(study.claims, source="002", table="Table 1", method="CBM3D", dataset=claim["dataset"])
+    printed = classical["number"].iloc[0]
+    side, margin = math.copysign(1, claim["number"] - printed), ours - printed
+    word = DIRECTION if side * margin > verdicts.PSNR_TRAINED_HERE_DB else NOT_REPRODUCED
+    why = f"{margin:+.2f} dB over the printed CBM3D"
+    other = _measure(classical.iloc[0], study)
+    if other is not None and len(columns) == 1:
+        paired = compare(columns[0], other[1][0])
+        word = DIRECTION if paired.sign == side else NOT_REPRODUCED
+        why = f"{verdicts._show(paired)} dB over CBM3D, image by image"
+    return Verdict(claim["id"], word, f"{near} at the {group.budget} budget; {why}.", **facts)
+
+
+def _measure(claim: pd.Series, study: Study) -> tuple[Group, list[pd.Series]] | None:
+    """The network that answers a claim, and its PSNR per image of each of the claim's image sets."""
+    run = RUNS.get((claim["method"], claim["variant"]))
+    sets = [ledger.DATASETS[name, "rgb"] for name in claim["dataset"].split("+")]
+    groups = study.find(*run, "rgb", sets[0], SIGMA_255) if run else []
+    for group in groups:
+        found = [group.first.find_evaluation(name, SIGMA_255) for name in sets]
+        if all(found):
+            return group, [group.per_image(evaluation["name"]) for evaluation in found]
+    return None
+
+
+def _settle_loss(claim: pd.Series, study: Study) -> Verdict:
+    """The printed difference, against what the document itself prints."""
+    cells = ledger.find(study.claims, source="002", metric="psnr", variant="known", dataset=claim["dataset"])
+    expected, reached = (cells.loc[f"002-s5-average-{word}", "number"] for word in ("expected", "known"))
+    ours = expected - reached
+    word = REPRODUCED if f"{ours:.1f}" == claim["value"] else NOT_REPRODUCED
+    reason = f"The document's own {reached} is {ours:.2f} dB below the {expected} that it expects."
+    facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": 0.05, "evidence": "claims.csv"}
+    return Verdict(claim["id"], word, reason, **facts)
+
+
+def _settle_iterations_ratio(claim: pd.Series, study: Study) -> Verdict:
+    original, own = (study.claims.loc[f"002-s4-iterations{end}", "number"] for end in ("-original", ""))
+    word = REPRODUCED if own / original == claim["number"] else NOT_REPRODUCED
+    facts = {"ours": own / original, "difference": own / original - claim["number"], "evidence": "claims.csv"}
+    return Verdict(claim["id"], word, f"{own:,.0f} of {original:,.0f} iterations, both of one image.", **facts)
+
+
+def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
+    first, second = (_of(name, claim, study) for name in (("SSDN", "known"), ("CBM3D", "")))
+    if first is None or second is None:
+        return verdicts._untested(claim, study, "there are no per-image results of both")
+    evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
+    return verdicts.judge_ordering(claim, first[0], second[0], evaluation)
+
+
+def _of(name: tuple[str, str], claim: pd.Series, study: Study) -> tuple[Group, list[pd.Series]] | None:
+    return _measure(pd.Series({"method": name[0], "variant": name[1], "dataset": claim["dataset"]}), study)
+
+
+def _settle_trends(claim: pd.Series, study: Study) -> Verdict:
+    """Every pair of trained methods of the printed column that is clearly apart, in our order."""
+    column = ledger.find(study.claims, source="002", table="Table 1", dataset=claim["dataset"])
+    cells = [cell for _, cell in column.iterrows() if cell["method"] != "CBM3D"]
+    found = {cell["id"]: _measure(cell, study) for cell in cells}
+    if not all(found.values()):
+        return verdicts._untested(claim, study, "not all methods of the table are trained yet")
+    groups = [measured[0] for measured in found.values()]
+    if not all(alike(groups[0], group) for group in groups):
+        return verdicts._untested(claim, study, "the methods of the table were not trained alike")
+    wrong, pairs = [], 0
+    for k, first in enumerate(cells):
+        for second in cells[k + 1 :]:
+            printed = first["number"] - second["number"]
+            if abs(printed) <= APART_DB:
+                continue
+            pairs += 1
+            paired = compare(found[first["id"]][1][0], found[second["id"]][1][0])
+            if paired.sign != math.copysign(1, printed):
+                names = (" ".join(filter(None, (c["method"], c["variant"]))) for c in (first, second))
+                wrong.append(f"{' over '.join(names)} is {verdicts._show(paired)} dB, printed {printed:+.2f}")
+    told = f"; not so: {'; '.join(wrong)}" if wrong else ""
+    reason = f"{pairs - len(wrong)} of {pairs} pairs in the printed order{told}."
+    smaller = any(group.smaller for group in groups)
+    word = NOT_REPRODUCED if wrong else DIRECTION if smaller else REPRODUCED
+    return Verdict(claim["id"], word, reason, **_facts(*groups))
+
+
+def _settle_at_best(claim: pd.Series, study: Study) -> Verdict:
+    first, second = _of(("SSDN", "known"), claim, study), _of(("N2C", ""), claim, study)
+    if first is None or second is None or not alike(first[0], second[0]):
+        return verdicts._untested(claim, study, "there are no two networks trained alike")
+    paired = compare(first[1][0], second[1][0])
+    word = (DIRECTION if first[0].smaller else REPRODUCED) if paired.sign <= 0 else NOT_REPRODUCED
+    what = f"SSDN with known sigma is {verdicts._show(paired)} dB from N2C"
+    return Verdict(claim["id"], word, f"{what}.", **_facts(first[0], second[0], paired=paired))
+
+
+# --- training, read off the curves
+
+
+def alike(one: Group, other: Group, but: str = "") -> bool:
+    """Whether two groups were trained by one recipe, but for network, loss and seed, and the setting ``but``."""
+    first, second = (group.first["hyperparameters"] for group in (one, other))
+    names = (first.keys() & second.keys()) - {"model", "sizes", "loss", "seed", but}
+    return all(first[name]["value"] == second[name]["value"] for name in names)
+
+
+def _find(variant: str, study: Study) -> list[Group]:
+    """Trained groups of one variant, the largest budget first."""
+    return [g for g in study.groups if g.first["variant"] == variant and g.trained and g.first.curve is not None]
+
+
+def _pair(first: str, second: str, study: Study, fits: Callable[[Group, Group], bool]) -> tuple[Group, Group] | None:
+    pairs = ((one, other) for one in _find(first, study) for other in _find(second, study))
+    return next(((one, other) for one, other in pairs if fits(one, other)), None)
+
+
+def _curve(group: Group, against: str = "step") -> pd.Series:
+    """Validation PSNR by steps or seconds."""
+    curve = group.first.curve.dropna(subset=["psnr_db"])
+    return pd.Series(curve["psnr_db"].astype(float).to_numpy(), index=curve[against].astype(float))
+
+
+def _missing(claim: pd.Series, study: Study) -> Verdict:
+    return verdicts._untested(claim, study, "there are no two runs to compare")
+
+
+def _settle_training_matches(claim: pd.Series, study: Study) -> Verdict:
+    pair = _pair("variable", "N2C", study, alike)
+    if pair is None:
+        return _missing(claim, study)
+    difference = _curve(pair[0]).iloc[-1] - _curve(pair[1]).iloc[-1]
+    holds = verdicts._within(difference, verdicts.PSNR_TRAINED_HERE_DB)
+    reason = f"At its end SSDN with unknown sigma is {difference:+.2f} dB from N2C on photographs kept out of training."
+    facts = _facts(*pair) | {"difference": difference, "tolerance": verdicts.PSNR_TRAINED_HERE_DB}
+    return Verdict(claim["id"], _word(holds, pair), reason, **facts)
+
+
+def _settle_learning_rate(against: str) -> Callable[[pd.Series, Study], Verdict]:
+    def settle_rate(claim: pd.Series, study: Study) -> Verdict:
+        pair = _pair("variable", "N2V without averaging", study, partial(alike, but="ema_decay")) or _pair(
+            "variable", "N2V", study, alike
+        )
+        if pair is None:
+            return _missing(claim, study)
+        ours, other = (_curve(group, against) for group in pair)
+        end = min(ours.index[-1], other.index[-1])
+        at = ours.index[ours.index <= end]
+        at = at[at >= other.index[0]]
+        if not len(at):
+            return _missing(claim, study)
+        lead = ours[at] - np.interp(at, other.index, other)
+        word = {"step": "validation steps", "seconds": "moments"}[against]
+        reason = f"SSDN is ahead at {int((lead > 0).sum())} of {len(lead)} {word}, by {lead.mean():+.2f} dB on average."
+        return Verdict(claim["id"], _word(bool((lead > 0).all()), pair), reason, **_facts(*pair))
+
+    return settle_rate
+
+
+def _settle_clipping(plain: str, clipped: str, loss_db: float) -> Callable[[pd.Series, Study], Verdict]:
+    """Trained and tested with clipped noise, against neither, by the mean over Kodak24."""
+
+    def settle_clipping(claim: pd.Series, study: Study) -> Verdict:
+        pair = _pair(plain, clipped, study, partial(alike, but="clip"))
+        if pair is None:
+            return _missing(claim, study)
+        values = []
+        for group, clip in zip(pair, (False, True), strict=True):
+            on = [e["name"] for e in group.first["evaluations"] if e["dataset"] == "kodak24" and e["clip"] == clip]
+            if not on:
+                return _missing(claim, study)
+            values.append(group.per_image(on[0]))
+        paired = compare(*values)
+        holds = paired.low > loss_db
+        reason = f"Kodak24 without clipping is {verdicts._show(paired)} dB above Kodak24 with clipping"
+        needed = f", where more than {loss_db:g} dB would be a failure" if loss_db else ""
+        return Verdict(claim["id"], _word(holds, pair), f"{reason}{needed}.", **_facts(*pair, paired=paired))
+
+    return settle_clipping
+
+
+def _settle_zero_layer(claim: pd.Series, study: Study) -> Verdict:
+    pair = _pair("variable", "variable, last layer not zeroed", study, alike)
+    if pair is None:
+        return _missing(claim, study)
+    difference = _curve(pair[0]).iloc[-1] - _curve(pair[1]).iloc[-1]
+    reason = (
+        f"With zeros the run ends {difference:+.2f} dB from the run without, on photographs kept out of training; "
+        f"more than {FAILED_DB:g} dB would be a failure to converge."
+    )
+    facts = _facts(*pair) | {"difference": difference, "tolerance": FAILED_DB}
+    return Verdict(claim["id"], _word(difference > FAILED_DB, pair), reason, **facts)
+
+
+def _settle_time_ratio(claim: pd.Series, study: Study) -> Verdict:
+    pair = _pair("variable", "N2V", study, lambda one, other: alike(one, other) and _same_machine(one, other))
+    if pair is None:
+        return _missing(claim, study)
+    ours, other = (group.first["seconds"] / group.first["steps"] for group in pair)
+    ratio = ours / other
+    reason = f"{ours:.2f} s a step against {other:.2f} s on the same machine, {ratio:.1f} times as long."
+    facts = _facts(*pair) | {"ours": ratio, "difference": ratio - claim["number"]}
+    return Verdict(claim["id"], DIRECTION if ratio > 1 else NOT_REPRODUCED, reason, **facts)
+
+
+def _same_machine(one: Group, other: Group) -> bool:
+    return all(one.first[name] == other.first[name] for name in ("device", "threads"))
+
+
+def _settle_size_ratio(claim: pd.Series, study: Study) -> Verdict:
+    blind, baseline = _costs()
+    parameters, arithmetic = blind.parameters / baseline.parameters, blind.macs / baseline.macs
+    reason = (
+        f"{blind.parameters:,} parameters against {baseline.parameters:,}, {parameters:.2f} times as many; the "
+        f"arithmetic is {arithmetic:.2f} times as much, since four turned copies of the image pass through."
+    )
+    facts = {"ours": parameters, "difference": parameters - claim["number"], "evidence": "repro.study.costs"}
+    word = REPRODUCED if verdicts._within(parameters - claim["number"], 0.5) else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, **facts)
+
+
+@cache
+def _costs():
+    from repro.models import build
+    from repro.study.costs import measure_cost
+
+    return measure_cost(build("ssdn"), 256, 256), measure_cost(build("unet"), 256, 256)
+
+
+# --- helpers
+
+
+def _word(holds: bool, groups: tuple[Group, ...]) -> str:
+    if not holds:
+        return NOT_REPRODUCED
+    return DIRECTION if any(group.smaller for group in groups) else REPRODUCED
+
+
+def _facts(*groups: Group, paired: Interval | None = None) -> dict:
+    first = groups[0]
+    facts = {"budget": first.budget, "evidence": " ".join(g.names for g in groups), "command": first.first["command"]}
+    if paired is not None:
+        facts |= {"difference": paired.mean, "low": paired.low, "high": paired.high}
+    return facts
+
+
+def _untested(reason: str) -> Callable[[pd.Series, Study], Verdict]:
+    return lambda claim, study: verdicts._untested(claim, study, reason, waits=False)
+
+
+RULES = {
+    "psnr": _settle_value,
+    "psnr_loss": _settle_loss,
+    "iterations_ratio": _settle_iterations_ratio,
+    "ordering": _settle_ordering,
+    "time_ratio": _settle_time_ratio,
+    "size_ratio": _settle_size_ratio,
+}
+DIRECTIONS = {
+    "expected trends": _settle_trends,
+    "at best matches N2C": _settle_at_best,
+    "trains like N2C": _settle_training_matches,
+    "learns faster than N2V per iteration": _settle_learning_rate("step"),
+    "learns faster than N2V per hour": _settle_learning_rate("seconds"),
+    "clipping lowers PSNR, sigma known": _settle_clipping("known", "known, clipped noise", 0.0),
+    "clipping defeats estimation": _settle_clipping("variable", "variable, clipped noise", FAILED_DB),
+    "estimation needs the zeroed last layer": _settle_zero_layer,
+    "little difference to the eye": _untested("whose eye, and on which images, is not said"),
+    "original drops in validation": _untested("it is about the original's program, which is not run here"),
+    "further training increases PSNR": _untested("it is about training that nobody did"),
+}
