@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 import repro
-from repro import gradients
+from repro import files, gradients, naive
 from repro.data.catalog import Sample
 from repro.errors import ReproError
 from repro.models import gradnet
 from repro.models.base import count_parameters
-from repro.models.gradnet import interlace, sobel, sobel_magnitude
+from repro.models.gradnet import GradNetSizes, interlace, sobel, sobel_magnitude
 from repro.train import TrainConfig, train
 from repro.weights import from_upstream, load, save
 
@@ -269,7 +269,7 @@ def test_impossible_sizes(sizes):
 
 
 class Identity(torch.nn.Module):
-    name, needs_sigma = "gradnet", False
+    name, needs_sigma, naive = "gradnet", False, None
 
     def forward(self, noisy, gradient=None):
         return noisy
@@ -306,16 +306,59 @@ def test_every_loss_trains(tmp_path, loss):
 
 def test_training_begins_with_the_published_naive_denoiser(tmp_path):
     torch.manual_seed(1)
-    naive = repro.build("dncnn", depth=3, width=4)
-    path = save(naive, tmp_path / "naive.safetensors")
+    trained_before = repro.build("dncnn", depth=3, width=4)
+    path = save(trained_before, tmp_path / "naive.safetensors")
     sizes = SMALL | {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}, "naive_weights": str(path)}
     about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "loss": "consistency"}
     config = TrainConfig(model="gradnet", sizes=sizes, steps=2, validate_every=2, **about)
     trained = load(train(config, tmp_path / "run", device="cpu", progress=lambda row: None))
-    assert all(torch.equal(trained.naive.state_dict()[name], t) for name, t in naive.state_dict().items())
+    assert all(torch.equal(trained.naive.state_dict()[name], t) for name, t in trained_before.state_dict().items())
     wrong = TrainConfig(model="gradnet", sizes=sizes | {"naive_sizes": {"depth": 4, "width": 4}}, steps=2, **about)
     with pytest.raises(ReproError, match="does not fit"):
         train(wrong, tmp_path / "other", device="cpu", progress=lambda row: None)
+
+
+class Counted(torch.nn.Module):
+    name, needs_sigma, sizes = "counted", True, GradNetSizes()
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, noisy, sigma):
+        self.calls.append(sigma)
+        return noisy / 3 + sigma
+
+
+def test_naive_images_are_computed_once(tmp_path):
+    denoiser, noisy, sigma = Counted(), torch.rand(3, 3, 5, 4), torch.tensor([0.1, 0.2, 0.3])
+    first = naive.recall(denoiser, noisy, sigma, tmp_path)
+    torch.testing.assert_close(first, noisy / 3 + sigma[:, None, None, None], atol=5e-4, rtol=0)
+    assert torch.equal(naive.recall(denoiser, noisy, sigma, tmp_path), first)
+    assert len(denoiser.calls) == 3
+    naive.recall(denoiser, noisy, sigma + 0.1, tmp_path)
+    naive.recall(denoiser, noisy.flip(0)[:1], sigma.flip(0)[:1], tmp_path)
+    assert len(denoiser.calls) == 6
+
+
+def test_training_with_a_slow_filter_uses_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
+    about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "validate_every": 9}
+    sizes = SMALL | {"naive": "median"}
+    for loss in ("consistency", "fidelity"):
+        config = TrainConfig(model="gradnet", sizes=sizes, steps=2, loss=loss, **about)
+        train(config, tmp_path / loss, device="cpu", progress=lambda row: None)
+        assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4  # two steps of two patches, the same for both
+
+
+def test_a_network_with_bm3d_inside_is_told_the_level():
+    net = repro.build("gradnet-impl", **SMALL, naive="bm3d").eval()
+    noisy = torch.rand(1, 3, 16, 16)
+    assert net.needs_sigma
+    bm3d = repro.build("bm3d")
+    torch.testing.assert_close(net(noisy, sigma=0.1), net(noisy, bm3d(noisy, sigma=0.1)))
+    with pytest.raises(ReproError, match="sigma"):
+        repro.denoise(noisy, model=net)
 
 
 # --- what the gradient is worth --------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""Naive estimates that are made once: the slow first step of training a GradNet with BM3D.
+
+BM3D takes most of a second for a patch, many times what the network's own step takes; document 003 calls such
+training extremely long. But a training patch and its noise are a function of seed and step (repro.data.patches).
+So every run with the same seed meets the same patches: with another loss, another fusion, or resumed. An estimate
+is kept under the checksum of what it was made from, in the cache folder, and the patches of a batch are worked on
+side by side.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro import files
+from repro.models.base import Denoiser
+
+
+def recall(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, folder: Path | None = None) -> Tensor:
+    """``denoiser(noisy)`` for [B, C, H, W], from the cache where it is there; else computed and kept.
+
+    ``sigma``: a level for each image [B], for a denoiser that must be told; it is rounded to a thousandth of a gray
+    level. Estimates are rounded to float16 (5e-4 at most), whether they come from the cache or not.
+    """
+    folder = folder or files.cache() / "naive"
+    levels = [None] * len(noisy) if sigma is None else ((sigma * 255_000).round() / 255_000).tolist()
+    one = partial(_recall_one, denoiser, folder)
+    with ThreadPoolExecutor(min(len(noisy), os.cpu_count() or 1)) as pool:  # the filters' libraries work in C
+        estimates = list(pool.map(one, noisy.detach().float().cpu(), levels))
+    return torch.stack(estimates).to(noisy)
+
+
+def _recall_one(denoiser: Denoiser, folder: Path, noisy: Tensor, sigma: float | None) -> Tensor:
+    pixels = noisy.contiguous().numpy()
+    about = json.dumps([denoiser.name, asdict(denoiser.sizes), sigma, pixels.shape])
+    digest = hashlib.sha256(about.encode() + pixels.tobytes()).hexdigest()
+    path = folder / denoiser.name / digest[:2] / f"{digest[2:]}.npy"
+    if path.exists():
+        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    estimate = denoiser(noisy[None], sigma=sigma)[0] if denoiser.needs_sigma else denoiser(noisy[None])[0]
+    estimate = estimate.half()
+    with files.write_atomically(path) as temporary, temporary.open("wb") as file:
+        np.save(file, estimate.numpy())
+    return estimate.float()
