@@ -1,0 +1,98 @@
+"""Rules for the claims of the slides about GradNet, and the fragments of their chapter."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from repro import gradient_pages, gradients
+from repro.study import claims, experiments, records
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
+
+LEDGER, EXPERIMENTS = claims.load(), experiments.load()
+SPREAD = np.linspace(-3, 3, 24)  # between images
+WIGGLE = 0.01 * (-1.0) ** np.arange(24)  # of one method against another
+
+
+def settled(claim_id, *found):
+    return settle(LEDGER.loc[claim_id], Study(LEDGER, EXPERIMENTS, list(found)))
+
+
+@pytest.fixture
+def make(make_record):
+    def record(name, psnr, method, variant, steps=10, changes=None, **settings):
+        made = make_record(
+            name, psnr + SPREAD + settings.pop("wiggle", 0), method=method, variant=variant, steps=steps,
+            sigma_255=25.0, **settings,
+        )  # fmt: skip
+        if changes is not None:
+            rows = [
+                {"image": f"image{k}", "sigma_255": 25.0, "gradient": kind, "psnr_db": psnr + SPREAD[k] + change,
+                 "gradient_loss": 0.2, "gradient_loss_displayed": 0.2 / 48}
+                for kind, change in changes.items() for k in range(24)
+            ]  # fmt: skip
+            pd.DataFrame(rows).to_csv(made.folder / "gradients.csv", index=False)
+        return records.read(made.folder)
+
+    return record
+
+
+def test_the_table_of_results_is_there():
+    ours = claims.find(LEDGER, source="003", metric="psnr")
+    assert len(ours) == 18 + 5 and ours["approx"].sum() == 5
+    assert LEDGER.loc["003-results-kodak24-50-gradnet-bm3d", "value"] == "25.763"
+    exchanged = ours[ours["variant"] == "DnCNN, BM3D gradients"].sort_values("dataset")["value"].tolist()
+    assert exchanged == ours[ours["variant"] == "DnCNN"].sort_values("dataset")["value"].tolist()
+
+
+def test_values_that_need_no_training(make):
+    bm3d = make("a", 31.87, "bm3d", "full", steps=0)
+    assert settled("003-results-kodak24-25-bm3d", bm3d).word == REPRODUCED
+    assert settled("003-results-kodak24-25-bm3d", make("b", 31.70, "bm3d", "full", steps=0)).word == NOT_REPRODUCED
+    dncnn = make("c", 28.5, "dncnn", "16 layers", steps=0, wiggle=WIGGLE)
+    assert settled("003-results-kodak24-25-dncnn", dncnn).word == DIRECTION  # below BM3D, as printed
+    assert settled("003-results-kodak24-25-dncnn", make("d", 33, "dncnn", "16 layers", steps=0)).word == NOT_REPRODUCED
+    assert settled("003-order-kodak24-25-bm3d-over-dncnn", bm3d, dncnn).word == REPRODUCED
+
+
+def test_a_network_trained_here_speaks_of_the_direction_only(make):
+    bm3d = make("a", 31.87, "bm3d", "full", steps=0)
+    ours = make("b", 30.435, "gradnet-impl", "DnCNN, width 16", wiggle=WIGGLE)
+    verdict = settled("003-results-kodak24-25-gradnet-dncnn", bm3d, ours)
+    assert verdict.word == DIRECTION and "width 16" in verdict.reason
+    paper = make("c", 31, "gradnet", "DnCNN, width 16", wiggle=WIGGLE)
+    assert settled("003-results-kodak24-25-gradnet-dncnn-paper", bm3d, paper).word == NOT_REPRODUCED
+
+
+def test_sidd_is_said_to_be_the_training_folder():
+    for claim in ("003-results-sidd-gradnet-dncnn", "003-order-sidd-bm3d-over-dncnn"):
+        verdict = settled(claim)
+        assert verdict.word == NOT_TESTABLE and "trained on" in verdict.reason and not verdict.waits_for
+
+
+@pytest.mark.parametrize(("change", "word"), [(0.0002, DIRECTION), (0.02, NOT_REPRODUCED)])
+def test_exchanged_gradients(make, change, word):
+    kinds = dict.fromkeys(gradients.KINDS, 0.0) | {"bm3d": change, "zero": -1.0}
+    ours = make("b", 30.0, "gradnet-impl", "DnCNN, width 16", changes=kinds)
+    verdict = settled("003-direction-kodak24-25-exchanged-gradients", ours)
+    assert verdict.word == word and verdict.difference == pytest.approx(change)
+    assert settled("003-direction-gradient-loss-zero", ours).ours == pytest.approx(0.2)
+    page = gradient_pages.describe_gradients(Study(LEDGER, EXPERIMENTS, [ours]))
+    assert "-1.000" in page and f"{0.2 / 48:.4f}" in page
+
+
+def test_what_follows_from_the_code_alone():
+    assert settled("003-direction-patches-break-bm3d").word == REPRODUCED
+    assert settled("003-direction-concatenation-grows").word == NOT_REPRODUCED
+    assert settled("003-architecture-mixup-units").word == NOT_REPRODUCED
+    assert settled("003-architecture-mixup-copies").word == REPRODUCED
+
+
+def test_the_fragments_of_the_chapter(make, tmp_path, monkeypatch):
+    reference = make("gradnet-none", 29.0, "gradnet", "none, width 16")
+    other = make("gradnet-dncnn", 29.5, "gradnet", "DnCNN, width 16", wiggle=WIGGLE)
+    page = gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, [reference, other]))
+    assert "29.50" in page and "+0.50 [" in page
+    assert "campaign" in gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, []))
+    monkeypatch.setattr(gradient_pages, "CROP", 24)
+    line = gradient_pages.describe_line(tmp_path)
+    assert line.count("<tr><td>") == 8 and (tmp_path / "gradnet_line.png").stat().st_size > 1000
