@@ -62,6 +62,37 @@ def test_the_authors_numbers(golden, state):
     torch.testing.assert_close(exact, torch.from_numpy(golden["out/y_float64"]), atol=1e-12, rtol=0)
 
 
+def test_the_second_stage_in_the_authors_names(state):
+    """The degradation estimator, which one stage leaves idle, written out once more with the authors' layers."""
+    net = from_upstream("scaoednet", state, stages=2).double()
+    arrays = {name: array.double() for name, array in state.items()}
+    fold, unfold = torch.nn.functional.pixel_unshuffle, torch.nn.functional.pixel_shuffle
+
+    def layer(name, x):
+        weight = arrays[f"{name}.conv.weight"]
+        return torch.nn.functional.conv2d(x, weight, arrays[f"{name}.conv.bias"], padding=weight.shape[-1] // 2)
+
+    noisy = torch.rand(1, 3, 8, 12, dtype=torch.float64)
+    with torch.no_grad():
+        x = fold(noisy, 2)
+        for k in range(4):
+            x = layer(f"ini_DE_Net.ConvNet.{k}", x).relu()
+        q = NFAE()(x)
+        u0 = unfold(layer("ini_DE_Net.conv1", q), 2)
+        encoded = layer("head.0", fold(noisy, 2))
+        z0 = 0.875 * net.reconstruction(encoded, encoded, u0) + 1.125 * encoded
+        m = layer("DE_Net.ConvNet_f0noise.0", torch.cat([layer("DE_Net.head_Q", q), z0], 1))
+        x = layer("DE_Net.ConvNet_Input.0", torch.cat([layer("DE_Net.head_noisy", fold(u0, 2)), m], 1))
+        for k in range(1, 5):
+            x = layer(f"DE_Net.ConvNet_Input.{k}", x).relu()
+        u1 = u0 + unfold(layer("DE_Net.conv1", NFAE()(x)), 2)
+        z1 = 0.875 * net.reconstruction(z0, encoded, u1) + 1.125 * encoded
+        first, second = net(noisy, every_stage=True)
+    torch.testing.assert_close(first.noise_map, u0)
+    torch.testing.assert_close(second.noise_map, u1)
+    torch.testing.assert_close(second.image, unfold(layer("tail.0", z1), 2))
+
+
 def test_every_name_and_shape_of_the_authors():
     if not NAMES.exists():
         pytest.skip(f"{NAMES} is not here (set REPRO_SHARED to the folder with vectors/)")

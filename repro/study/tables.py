@@ -41,6 +41,16 @@ TABLES = {
         "001-t7-*",
         "000-s5-time-replication",
     ),
+    "scaoednet-dnd": Table("ScaoedNet on DND (Table 1)", "004-t1-*"),
+    "scaoednet-sidd": Table("ScaoedNet on SIDD (Table 2)", "004-t2-*"),
+    "scaoednet-stages": Table("ScaoedNet by number of stages (Table 3)", "004-t3-*"),
+    "scaoednet-blocks": Table("ScaoedNet by number of attention blocks (Table 4)", "004-t4-*"),
+    "scaoednet-each-stage": Table("The image after each stage (Table S4)", "004-ts4-*"),
+    "scaoednet-noise-maps": Table("The noise map after each stage (Table S3)", "004-ts3-*"),
+    "scaoednet-nfae": Table("Noise maps with and without NFAE (Table 5)", "004-t5-*"),
+    "scaoednet-parts": Table("ScaoedNet with and without FSM and DEM (Table S2)", "004-ts2-*"),
+    "scaoednet-sca": Table("FSM against plain attention (Table S1)", "004-ts1-*"),
+    "scaoednet-cost": Table("Arithmetic and time on 512x512 colour images", "004-cost-stages-*"),
 }
 KEY = ["method", "variant", "dataset", "sigma_255", "metric"]
 COLOURS = {REPRODUCED: "#1a7f37", DIRECTION: "#6a8f00", NOT_REPRODUCED: "#b42318", NOT_TESTABLE: "#6b7280"}
