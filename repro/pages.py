@@ -38,7 +38,7 @@ PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "Scao
 
 def write_all(folder: Path) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
-    from repro import gradient_pages, stage_pages  # which use this module
+    from repro import blindspot_pages, gradient_pages, stage_pages  # which use this module
 
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
@@ -51,6 +51,10 @@ def write_all(folder: Path) -> None:
         "scaoednet_statements": lambda: stage_pages.describe_statements(settled),
         "scaoednet_costs": lambda: stage_pages.describe_costs(settled),
         "scaoednet_stages": lambda: stage_pages.describe_stages(study, folder),
+        "ssdn_table": lambda: blindspot_pages.describe_table(settled),
+        "ssdn_statements": lambda: blindspot_pages.describe_statements(settled),
+        "ssdn_curves": lambda: blindspot_pages.describe_curves(study, folder),
+        "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),
         "gradnet_gradients": lambda: gradient_pages.describe_gradients(study),

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 
 import repro
+from repro.data.noise import add_impulse_noise, add_poisson_noise
 from repro.errors import ReproError
 from repro.models import ssdn
 from repro.models.base import count_parameters
 from repro.models.ssdn import Prior, SSDNSizes, UNetSizes, negative_log_likelihood, posterior_mean
 from repro.study.costs import measure_cost
+from repro.train import TrainConfig, learning_rate
 from repro.weights import from_upstream
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
@@ -592,3 +594,49 @@ def test_photographs_through_the_front_door():
     with pytest.raises(ReproError, match="sigma"):
         repro.denoise(photograph, net)
     assert repro.denoise(photograph, repro.build("ssdn", parameter="constant", **SMALL)).shape == photograph.shape
+
+
+# --- training
+
+
+def test_the_learning_rate_of_the_authors_code():
+    config = TrainConfig(steps=40_000, lr=3e-4, schedule="ramps", warmup_steps=0)
+    printed = {
+        0: 0,
+        1000: 4.393e-5,
+        2000: 1.5e-4,
+        4000: 3e-4,
+        28000: 3e-4,
+        31000: 2.1857e-4,
+        34000: 7.5e-5,
+        37000: 6.434e-6,
+    }
+    for step, rate in printed.items():
+        assert learning_rate(config, step) == pytest.approx(rate, rel=1e-3, abs=1e-12)
+
+
+def test_poisson_noise_counts_and_is_not_clipped():
+    clean = torch.rand(2, 1, 1, 1).expand(2, 1, 400, 400)
+    noisy = add_poisson_noise(clean, torch.tensor([5.0, 50.0]).reshape(2, 1, 1, 1))
+    assert torch.equal((noisy[0] * 5).round() / 5, noisy[0])
+    for k, events in enumerate((5, 50)):
+        value = clean[k, 0, 0, 0]
+        assert noisy[k].mean() == pytest.approx(value.item(), abs=0.01)
+        assert noisy[k].var() == pytest.approx((value / events).item(), rel=0.03)
+    assert add_poisson_noise(torch.ones(1, 1, 50, 50), 5).max() > 1
+    with pytest.raises(ValueError, match="more than 0"):
+        add_poisson_noise(clean, 0)
+
+
+def test_impulse_noise_replaces_whole_pixels():
+    clean = torch.full((2, 3, 300, 300), 0.5)
+    noisy = add_impulse_noise(clean, torch.tensor([0.2, 1.0]).reshape(2, 1, 1, 1))
+    changed = noisy != clean
+    assert (changed.all(1) == changed.any(1)).all()
+    assert changed[0].float().mean() == pytest.approx(0.2, abs=0.01)
+    assert changed[1].all()
+    assert noisy[1].var() == pytest.approx(1 / 12, rel=0.02)
+    correlation = noisy[1].flatten(1).corrcoef()
+    assert (correlation - torch.eye(3)).abs().max() < 0.02
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        add_impulse_noise(clean, 1.5)
