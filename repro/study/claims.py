@@ -25,10 +25,12 @@ outcomes       psnr, ssim, psnr_gain, psnr_loss, parameters, flops, time, traini
                cpu_memory, noise_map_l1, noise_map_psnr, size_ratio, time_ratio (how many times the other's)
 statements     ordering: value +1, the method (or the first of ``a over b``) is the better one
                direction: value +1, the effect the note describes is there; value 0, there is no difference
-architecture   modules, units, layers, copies, kernel, channels, channels_in, channels_out, input_channels, output_channels, stride, scales,
+architecture   modules, units, layers, copies,
+               kernel, channels, channels_in, channels_out, input_channels, output_channels, stride, scales,
                dilation_rate, dilation_rates, compression_ratio, channel_ratio, leaky_slope, non_linearity,
                modulation_min, modulation_max, stages, blocks
-protocol       epochs, patience, gradient_weight, probability, estimate_factor, batch, patch, beta1, beta2, epsilon, learning_rate, learning_rate_factor, halve_every_steps,
+protocol       epochs, patience, gradient_weight, probability, estimate_factor,
+               batch, patch, beta1, beta2, epsilon, learning_rate, learning_rate_factor, halve_every_steps,
                loss_norm, rotation, sigma_255, noise_levels, gpus, image_height, image_width, iterations,
                iterations_ratio
 data           images, samples, patches, scenes, resolution (and patch, where no method is named)
@@ -54,11 +56,13 @@ OUTCOMES = {
 STATEMENTS = {"ordering", "direction"}
 ARCHITECTURE = {
     "kernel", "channels", "channels_in", "channels_out", "input_channels", "output_channels", "stride",
-    "scales", "modules", "units", "layers", "copies", "dilation_rate", "dilation_rates", "compression_ratio", "channel_ratio", "leaky_slope",
+    "modules", "units", "layers", "copies",
+    "scales", "dilation_rate", "dilation_rates", "compression_ratio", "channel_ratio", "leaky_slope",
     "non_linearity", "modulation_min", "modulation_max", "stages", "blocks",
 }  # fmt: skip
 PROTOCOL = {
-    "batch", "patch", "epochs", "patience", "gradient_weight", "probability", "estimate_factor", "beta1", "beta2", "epsilon", "learning_rate", "learning_rate_factor",
+    "epochs", "patience", "gradient_weight", "probability", "estimate_factor",
+    "batch", "patch", "beta1", "beta2", "epsilon", "learning_rate", "learning_rate_factor",
     "halve_every_steps", "loss_norm", "rotation", "sigma_255", "noise_levels", "gpus", "image_height",
     "image_width", "iterations", "iterations_ratio",
 }  # fmt: skip
