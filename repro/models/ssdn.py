@@ -213,7 +213,7 @@ class UNet(Denoiser):
 
     name = "unet"
     Sizes = UNetSizes
-    halo = 128
+    halo = 128  # measured with random weights: what lies further away changed nothing by more than 1/255
     alignment = MULTIPLE
 
     def __init__(self, sizes: UNetSizes):
@@ -271,7 +271,7 @@ class SSDN(Denoiser):
 
     name = "ssdn"
     Sizes = SSDNSizes
-    halo = 128
+    halo = 320  # exact: no view reaches further than 285 pixels, for all layers look the same way
     alignment = MULTIPLE
 
     def __init__(self, sizes: SSDNSizes):
