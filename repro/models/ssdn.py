@@ -271,7 +271,7 @@ class SSDN(Denoiser):
 
     name = "ssdn"
     Sizes = SSDNSizes
-    halo = 320  # exact: no view reaches further than 285 pixels, for all layers look the same way
+    halo = 320  # exact: no view reaches further; it is this far because all layers look the same way
     alignment = MULTIPLE
 
     def __init__(self, sizes: SSDNSizes):
