@@ -151,8 +151,8 @@ def describe_result(settled: pd.DataFrame, study: Study) -> str:
         other = _value(settled, source="000", table="Table 3", variant="replication", **where)
         rows.append(
             f"<tr><td>{claim['dataset']}</td><td>{claim['sigma_255']:g}</td><td>{claim['value']}</td>"
-            f"<td>{other['value']}</td><td>{_number(claim['ours'])}</td><td>{show_verdict(claim['word'])}</td>"
-            f"<td>{escape(claim['reason'])}</td></tr>"
+            f"<td>{other['value']}</td><td>{_decibels(claim['ours'])}</td><td>{show_verdict(claim['word'])}</td>"
+            f'<td class="why">{escape(claim["reason"])}</td></tr>'
         )
     head = "".join(
         f"<th>{name}</th>" for name in ("images", "sigma", "paper", "replication", "ours", "verdict", "why")
@@ -295,6 +295,10 @@ def _value(settled: pd.DataFrame, **fields) -> pd.Series:
     if len(found) != 1:
         raise ValueError(f"{len(found)} claims have {fields}; expected one")
     return found.iloc[0]
+
+
+def _decibels(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}"
 
 
 def _number(value: float, missing: str = "–") -> str:

@@ -360,13 +360,15 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
         return _untested(claim, study, _why_not(claim, claim["method"]))
     ours, other = _sides(claim)
     dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
-    firsts, seconds = (study.find(m, v, claim["colour"], dataset, sigma) for m, v in (ours, other))
+    firsts, seconds = (list(study.find(m, v, claim["colour"], dataset, sigma)) for m, v in (ours, other))
     for first, second in itertools.product(firsts, seconds):
         evaluation = first.first.find_evaluation(dataset, sigma)["name"]
         if second.first.find_evaluation(dataset, sigma)["name"] != evaluation:
             continue
         if ours[0] != other[0] or first.same_recipe(second):
             return judge_ordering(claim, first, second, evaluation)
+    if firsts and not seconds:  # another run of ours would settle nothing
+        return _untested(claim, study, f"there is no record of {other[0]} here to compare with", waits=False)
     return _untested(claim, study, f"there are no per-image results of both: {claim['method']} {variant}")
 
 
