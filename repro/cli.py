@@ -443,7 +443,8 @@ def campaign(
         str | None, typer.Option(help="smoke, cpu, gpu or paper; by default what fits here.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="One experiment, or a pattern such as 'sadnet-gray-*'.")
+        list[str] | None,
+        typer.Option(help="An experiment, or a pattern such as 'sadnet-gray-*'; repeat for more."),
     ] = None,
     status: Annotated[
         bool, typer.Option("--status", help="Only say what is done and what is missing.")
@@ -457,7 +458,7 @@ def campaign(
         return
     start = time.monotonic()
     try:
-        for folder in study.run(hours, budget, only, say=_say):
+        for folder in study.run(hours, budget, tuple(only or ()), say=_say):
             typer.echo(f"Written: {folder}")
     except study.Stopped as error:
         if hours is None or time.monotonic() - start < hours * 3600 - 1:

@@ -66,7 +66,7 @@ def status(results: Path | None = None, experiments: list[Experiment] | None = N
 def run(
     hours: float | None = None,
     budget: str | None = None,
-    only: str | None = None,
+    only: tuple[str, ...] = (),
     *,
     results: Path | None = None,
     experiments: list[Experiment] | None = None,
@@ -77,8 +77,8 @@ def run(
     What is written under the repository's own results also renews its verdicts.
 
     ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
-    otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` is the name of an experiment, or a shell
-    pattern of names, of any budget. An experiment that fails for a reason the user can mend (a data set
+    otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, or shell patterns
+    of names, of any budget, run in the order given. An experiment that fails for a reason the user can mend (a data set
     that is not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of
     the hours.
     """
@@ -317,13 +317,16 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bo
     return all(now[name]["value"] == then[name]["value"] for name in shared)
 
 
-def _choose(experiments: list[Experiment], budget: str | None, only: str | None) -> list[Experiment]:
-    if only is not None:
-        chosen = [e for e in experiments if fnmatchcase(e.name, only) and budget in (None, e.budget)]
-        if not chosen:
+def _choose(experiments: list[Experiment], budget: str | None, only: tuple[str, ...]) -> list[Experiment]:
+    chosen = {}
+    for pattern in only:
+        found = {e.name: e for e in experiments if fnmatchcase(e.name, pattern) and budget in (None, e.budget)}
+        if not found:
             names = ", ".join(e.name for e in experiments)
-            raise ReproError(f"No experiment is called {only!r}; choose from {names}.")
-        return chosen
+            raise ReproError(f"No experiment is called {pattern!r}; choose from {names}.")
+        chosen |= {name: e for name, e in found.items() if name not in chosen}
+    if chosen:
+        return list(chosen.values())
     if budget is None:
         import torch
 

@@ -35,7 +35,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_RUNS", str(folder / "unfinished"))
-        campaign.run(only="tiny", results=folder, experiments=[TINY], say=lambda line: None)
+        campaign.run(only=("tiny",), results=folder, experiments=[TINY], say=lambda line: None)
     return folder
 
 
@@ -57,7 +57,7 @@ def test_a_finished_run_is_published_complete(published, results):
     assert mean == pytest.approx(published.metrics["psnr_db"].mean(), abs=1e-3)
     assert not (results / "unfinished" / "tiny" / "seed0").exists()
     # nothing is left to do
-    assert campaign.run(only="tiny", results=results, experiments=[TINY]) == []
+    assert campaign.run(only=("tiny",), results=results, experiments=[TINY]) == []
 
 
 def test_a_record_says_how_to_redo_it(published):
@@ -80,7 +80,7 @@ def test_a_record_of_other_settings_is_not_overwritten(published, results):
     changed = replace(TINY, train=TINY.train | {"lr": 1e-5})
     assert state(results, changed) == ["outdated"]
     said = []
-    assert campaign.run(only="tiny", results=results, experiments=[changed], say=said.append) == []
+    assert campaign.run(only=("tiny",), results=results, experiments=[changed], say=said.append) == []
     assert "remove" in said[0]
 
 
@@ -97,9 +97,9 @@ def test_an_evaluation_that_is_there_is_not_repeated(tmp_path, monkeypatch):
 
     monkeypatch.setattr("repro.evaluate.evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
-        campaign.run(only="tiny", results=tmp_path, experiments=[two])
+        campaign.run(only=("tiny",), results=tmp_path, experiments=[two])
     assert state(tmp_path, two) == ["interrupted"]
-    campaign.run(only="tiny", results=tmp_path, experiments=[two])
+    campaign.run(only=("tiny",), results=tmp_path, experiments=[two])
     assert done == [50, 25, 25]
     assert state(tmp_path, two) == ["done"]
 
@@ -115,7 +115,7 @@ def test_a_record_of_published_weights_says_whose(tmp_path, monkeypatch):
         TINY, name="scored", method="dncnn", colour="gray", data=None, train=None, weights=name,
         evaluate=(Evaluation("embedded-test", 50, limit=1, patch=64),),
     )  # fmt: skip
-    (home,) = campaign.run(only="scored", results=tmp_path, experiments=[experiment], say=lambda line: None)
+    (home,) = campaign.run(only=("scored",), results=tmp_path, experiments=[experiment], say=lambda line: None)
     record = records.read(home)
     assert (record["steps"], record["parameters"]) == (0, sum(p.numel() for p in net.parameters()))
     assert record["hyperparameters"]["weights"]["value"] == name
@@ -126,7 +126,7 @@ def test_a_record_of_published_weights_says_whose(tmp_path, monkeypatch):
 def test_a_missing_data_set_does_not_end_the_campaign(tmp_path):
     closed = replace(TINY, name="closed", data="div2k")
     said = []
-    written = campaign.run(only="*", results=tmp_path, experiments=[closed, TINY], say=said.append)
+    written = campaign.run(only=("*",), results=tmp_path, experiments=[closed, TINY], say=said.append)
     assert [folder.parent.name for folder in written] == ["tiny"]
     assert any("div2k" in line for line in said)
 
@@ -135,7 +135,7 @@ def test_hours_end_a_campaign(tmp_path):
     long = replace(TINY, train=TINY.train | {"steps": 100_000})
     began = time.monotonic()
     with pytest.raises(campaign.Stopped):
-        campaign.run(hours=2 / 3600, only="tiny", results=tmp_path, experiments=[long])
+        campaign.run(hours=2 / 3600, only=("tiny",), results=tmp_path, experiments=[long])
     assert time.monotonic() - began < 60
     row = campaign.status(tmp_path, [long]).iloc[0]
     assert row["state"] == "interrupted"
@@ -144,7 +144,7 @@ def test_hours_end_a_campaign(tmp_path):
 
 def test_names_and_budgets_that_do_not_exist(tmp_path):
     with pytest.raises(ReproError, match="No experiment"):
-        campaign.run(only="nothing", results=tmp_path)
+        campaign.run(only=("nothing",), results=tmp_path)
     with pytest.raises(ReproError, match="no budget"):
         campaign.run(budget="huge", results=tmp_path)
 
@@ -164,7 +164,7 @@ def test_killed_twice_and_continued(tmp_path, runs):
     code = (
         "import sys; from pathlib import Path; from repro.study import campaign, experiments\n"
         "listed = experiments.load(sys.argv[2])\n"
-        "campaign.run(only='smoke-colour', results=Path(sys.argv[1]), experiments=listed)"
+        "campaign.run(only=('smoke-colour',), results=Path(sys.argv[1]), experiments=listed)"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "list.toml")]
     place = runs / "smoke-colour" / "seed0"

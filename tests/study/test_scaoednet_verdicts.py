@@ -217,7 +217,7 @@ def test_a_campaign_publishes_every_stage(tmp_path, monkeypatch):
         smoke, sizes=smoke.sizes | {"width": 4}, evaluate=smoke.evaluate[:1],
         train=smoke.train | {"steps": 2, "patch": 16, "validation_images": 1},
     )  # fmt: skip
-    campaign.run(only=tiny.name, results=tmp_path, experiments=[tiny], say=lambda line: None)
+    campaign.run(only=(tiny.name,), results=tmp_path, experiments=[tiny], say=lambda line: None)
     table = records.read(tmp_path / "runs" / tiny.name / "seed0").stages
     assert table["stage"].tolist() == [1, 2, 3] * 2
     assert table["image"].nunique() == 2
