@@ -98,7 +98,7 @@ def conv1x1(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 def three_activated_one_linear(width: int) -> nn.Sequential:
-    layers = [layer for _ in range(3) for layer in (conv3x3(width, width), nn.ReLU())]
+    layers = [layer for _ in range(3) for layer in (conv3x3(width, width), nn.ReLU(inplace=True))]
     return nn.Sequential(*layers, conv3x3(width, width))
 
 
@@ -121,8 +121,8 @@ class InitialEstimator(nn.Module):
     def __init__(self, sizes: ScaoedNetSizes):
         super().__init__()
         width = sizes.width
-        layers = [conv3x3(4 * sizes.channels, width), nn.ReLU()]
-        layers += [layer for _ in range(3) for layer in (conv3x3(width, width), nn.ReLU())]
+        layers = [conv3x3(4 * sizes.channels, width), nn.ReLU(inplace=True)]
+        layers += [layer for _ in range(3) for layer in (conv3x3(width, width), nn.ReLU(inplace=True))]
         self.body = nn.Sequential(*layers)
         self.enhance = NFAE() if sizes.nfae else nn.Identity()
         self.last = conv3x3(width, 4)
@@ -142,7 +142,8 @@ class DegradationEstimator(nn.Module):
         self.embed_features = conv3x3(width, width)
         self.merge_clean = conv1x1(2 * width, width)
         self.merge_map = conv1x1(2 * width, width)
-        self.body = nn.Sequential(*[layer for _ in range(4) for layer in (conv3x3(width, width), nn.ReLU())])
+        layers = [layer for _ in range(4) for layer in (conv3x3(width, width), nn.ReLU(inplace=True))]
+        self.body = nn.Sequential(*layers)
         self.enhance = NFAE() if sizes.nfae else nn.Identity()
         self.last = conv3x3(width, 4)
 
