@@ -8,15 +8,8 @@ that a matrix product and a copy reach on this machine, measured in the same run
 
 import contextlib
 import functools
-import json
-import os
-import platform
-import re
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from repro import files
-from repro.ops import backend, deform_conv, deform_conv2d, explain
+from repro import timing
+from repro.ops import backend, deform_conv, deform_conv2d
 
 TAPS = 9  # 3x3, as everywhere in SADNet
 PASSES = ("forward", "forward+backward")
@@ -88,7 +81,7 @@ def bench_op(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.device(device).type
     rounds = rounds or (30 if kind == "cuda" else 7)
-    about = _about(device, rounds)
+    about = timing.describe_machine(device, rounds) | {"speeds": {}}
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         speeds = about["speeds"][str(dtype).removeprefix("torch.")] = _speeds(device, dtype)
@@ -97,16 +90,8 @@ def bench_op(
             done = f"{shape.batch} x {shape.channels} x {shape.height} x {shape.width}, {str(dtype)[6:]}"
             echo(f"{done}: measured, {rounds} rounds")
     table = _compare(pd.DataFrame(rows))
-    folder = folder or files.results() / "benchmarks"
-    name = "op-" + re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", about["device"]).lower()).strip("-")
-    with files.write_atomically(folder / f"{name}.csv") as path:
-        table.to_csv(path, index=False, float_format="%.5g")
-    with files.write_atomically(folder / f"{name}.json") as path:
-        path.write_text(json.dumps(about, indent=2) + "\n")
     echo(_show(table))
-    if about.get("load_before", 0) > 0.5:
-        echo(f"Other processes were computing (load {about['load_before']}): measure again in quiet.")
-    echo(f"Stored in {folder}: {name}.csv, and {name}.json with the machine and its versions.")
+    timing.store(table, about, "op", folder, 5, echo)
     return table
 
 
@@ -128,22 +113,15 @@ def _show(table: pd.DataFrame) -> str:
 
 
 def _measure(shape: Shape, dtype, device: str, rounds: int, with_reference: bool, speeds: dict) -> list[dict]:
-    variants = _variants(shape, dtype, device, with_reference)
-    samples: dict[tuple, list[float]] = {}
-    repeats = {}
-    for key, (function, tensors) in variants.items():
+    cases = {}
+    for key, (function, tensors) in _variants(shape, dtype, device, with_reference).items():
         for what in PASSES:
-            _time(function, tensors, what, 1)  # builds, autotunes, fills caches
-            once = _time(function, tensors, what, 1)
-            repeats[*key, what] = max(1, min(50, round(0.02 / once)))
-    keys = list(repeats)
-    for number in range(rounds):
-        for key in keys[number % len(keys) :] + keys[: number % len(keys)]:
-            function, tensors = variants[key[:-1]]
-            samples.setdefault(key, []).append(_time(function, tensors, key[-1], repeats[key]))
+            call = functools.partial(_call, function, tensors, what)
+            timing.time_calls(call, device)  # builds, autotunes, fills caches
+            once = timing.time_calls(call, device)
+            cases[*key, what] = timing.Case(call, rounds, max(1, min(50, round(0.02 / once))))
     rows = []
-    for implementation, layout, what in keys:
-        milliseconds = pd.Series(samples[implementation, layout, what]) * 1e3
+    for (implementation, layout, what), seconds in timing.time_in_turns(cases, device).items():
         backward, deformable = what != "forward", implementation != "convolution"
         operations = shape.operations(backward, deformable)
         moved = shape.bytes(backward, dtype.itemsize, deformable)
@@ -154,9 +132,7 @@ def _measure(shape: Shape, dtype, device: str, rounds: int, with_reference: bool
                 "implementation": implementation,
                 "layout": layout,
                 "pass": what,
-                "ms": milliseconds.median(),
-                "ms_lower_quartile": milliseconds.quantile(0.25),
-                "ms_upper_quartile": milliseconds.quantile(0.75),
+                **timing.summarise(seconds, "ms", 1e3),
                 "rounds": rounds,
                 "gigaoperations": operations / 1e9,
                 "megabytes": moved / 1e6,
@@ -226,20 +202,12 @@ def _torchvision(tensors: list[Tensor]) -> Callable[..., Tensor]:
     return native
 
 
-def _time(function, tensors: list[Tensor], what: str, repeats: int) -> float:
-    """Seconds per call."""
-    cuda = tensors[0].is_cuda
+def _call(function, tensors: list[Tensor], what: str) -> None:
+    """One pass."""
     with torch.no_grad() if what == "forward" else contextlib.nullcontext():
-        if cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(repeats):
-            output = function(*tensors)
-            if what != "forward":
-                torch.autograd.grad(output, tensors, output.detach())
-        if cuda:
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / repeats
+        output = function(*tensors)
+        if what != "forward":
+            torch.autograd.grad(output, tensors, output.detach())
 
 
 def _speeds(device: str, dtype: torch.dtype) -> dict[str, float]:
@@ -251,9 +219,9 @@ def _speeds(device: str, dtype: torch.dtype) -> dict[str, float]:
     target = torch.empty_like(source)
 
     def best(function) -> float:
-        return min(_time(function, [a], "forward", 1) for _ in range(6))
+        return min(timing.time_calls(function, device) for _ in range(6))
 
-    product, copy = best(lambda _: a @ b), best(lambda _: target.copy_(source))
+    product, copy = best(lambda: a @ b), best(lambda: target.copy_(source))
     return {"operations": 2 * side**3 / product, "bytes": 2 * source.numel() / copy}
 
 
@@ -273,44 +241,3 @@ def _compare(table: pd.DataFrame) -> pd.DataFrame:
         ["dtype", "batch", "channels", "pass", "implementation", "layout"],
         ascending=[False, False, True, True, True, False],
     )
-
-
-def _about(device: str, rounds: int) -> dict:
-    """The machine and the software: what a reader needs to judge the numbers."""
-    kind = torch.device(device).type
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    about = {
-        "device": torch.cuda.get_device_name(device) if kind == "cuda" else f"cpu {_processor()}",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": rounds,
-        "runs": explain(kind).splitlines()[0],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: installed(name) for name in ("repro", "torch", "torchvision", "cuda-core")},
-        },
-        "system": platform.platform(),
-        "speeds": {},
-    }
-    if kind == "cuda":
-        about["versions"]["cuda"] = torch.version.cuda
-        about["tf32_convolutions"] = torch.backends.cudnn.allow_tf32
-        about["tf32_products"] = torch.backends.cuda.matmul.allow_tf32
-    else:
-        about["device"] += f" {torch.get_num_threads()} threads"
-        about["threads"] = torch.get_num_threads()
-        about["load_before"] = round(os.getloadavg()[0], 2)  # above 0.5, somebody else was computing too
-    return about
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

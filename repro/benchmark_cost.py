@@ -6,11 +6,10 @@ Memory is what one image needs beyond the loaded network: on a CPU the largest r
 less what it had before, on a GPU what torch says it allocated.
 """
 
-import json
+import functools
 import multiprocessing
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,19 +17,35 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from repro import files
-from repro.benchmark import _about
+from repro import timing
 from repro.errors import ReproError
 from repro.evaluate import _run
-from repro.models import MODELS, build
+from repro.models import build
 from repro.models.base import Denoiser
 from repro.study.costs import measure_cost
 
-# SADNet's Table 7 in its order, then the others. The classical methods have no arithmetic to count.
-NETWORKS = ("dncnn", "memnet", "rnan", "ridnet", "sadnet", "ffdnet", "ssdn", "unet", "gradnet", "scaoednet")
+# SADNet's Table 7 in its order, ScaoedNet's slide on cost, the others. The classical methods have no arithmetic to
+# count. Name -> model and sizes.
+NETWORKS: dict[str, tuple[str, dict]] = {
+    "dncnn": ("dncnn", {}),
+    "memnet": ("memnet", {}),
+    "rnan": ("rnan", {}),
+    "ridnet": ("ridnet", {}),
+    "sadnet": ("sadnet", {}),
+    "scaoednet-1": ("scaoednet", {"stages": 1}),
+    "scaoednet-3": ("scaoednet", {"stages": 3}),
+    "scaoednet-5": ("scaoednet", {"stages": 5}),
+    "dncnn-20": ("dncnn", {"depth": 20, "bias": "all", "batch_norm": False}),  # its authors' colour weights
+    "ffdnet": ("ffdnet", {}),
+    "pd": ("pd", {"stride": 2}),
+    "ssdn": ("ssdn", {}),
+    "unet": ("unet", {}),
+    "gradnet": ("gradnet", {}),
+    "gradnet-impl": ("gradnet-impl", {}),
+}
 HEIGHT, WIDTH = 320, 480  # of the image in SADNet's Table 7
 SIGMA = 50 / 255  # for networks that must be told; it has no influence on the cost
-FEW_ROUNDS = 3  # for a network that takes longer than SLOW_SECONDS
+FEW_ROUNDS = 3  # for a network that takes longer than SLOW_SECONDS, the first time counted in
 SLOW_SECONDS = 20
 
 
@@ -47,35 +62,37 @@ def bench_cost(
     """Measure the networks on ``device`` ("cpu", "cuda"; the GPU where there is one), print a table and store it.
 
     Writes ``cost-<device>.csv`` and ``.json`` (versions, threads, date) into ``folder``, by default
-    results/benchmarks. ``rounds``: measurements per network (7 on a CPU, 30 on a GPU; 3 for those that take very
-    long). ``seconds`` is their median, beside it are the quartiles. ``flops_g``: 1e9 operations as the profilers
-    of 2019 count; ``macs_g``: true multiply-accumulates of the convolutions; ``products_g``: those of matrix
-    products, which neither includes.
+    results/benchmarks, where only a run of all networks may go. ``networks``: names in :data:`NETWORKS`.
+    ``rounds``: measurements per network (5 on a CPU, 30 on a GPU; 3 for those that take very long, which the
+    second file names under ``few_rounds``). ``seconds`` is their median, beside it are the quartiles. ``flops_g``:
+    1e9 operations as the profilers of 2019 count; ``macs_g``: true multiply-accumulates of the convolutions;
+    ``products_g``: those of matrix products, which neither includes; ``peak_memory_mib``: what one image needs
+    beyond the network.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = torch.device(device).type
-    rounds = rounds or (30 if kind == "cuda" else 7)
-    names = networks or tuple(name for name in NETWORKS if name in MODELS)
+    rounds = rounds or (30 if torch.device(device).type == "cuda" else 5)
+    names = networks or tuple(NETWORKS)
     if unknown := sorted(set(names) - set(NETWORKS)):
         raise ReproError(f"{', '.join(unknown)} cannot be measured; there are {', '.join(NETWORKS)}.")
-    about = _about(device, rounds) | {"height": height, "width": width}
-    memory = {name: measure_memory_mib(name, height, width, device) for name in names}
-    nets = {name: build(name).eval().to(device) for name in names}
+    if folder is None and (set(names) != set(NETWORKS) or (height, width) != (HEIGHT, WIDTH)):
+        raise ReproError("Some of the networks alone do not go into the study's table: name another folder (--out).")
+    about = timing.describe_machine(device, rounds) | {"height": height, "width": width, "few_rounds": {}}
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for name, net in nets.items():
-        once = time_once(net, image)  # chooses algorithms, fills caches
-        echo(f"{name}: {once:.2f} s the first time")
-        if once > SLOW_SECONDS:
-            about.setdefault("few_rounds", []).append(name)
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            if number < FEW_ROUNDS or name not in about.get("few_rounds", []):
-                seconds[name].append(time_once(nets[name], image))
+    memory, first, cases = {}, {}, {}
+    for name in names:
+        memory[name] = measure_memory_mib(name, height, width, device)
+        run = functools.partial(_denoise, _build(name).to(device), image)
+        once = timing.time_calls(run, device)  # chooses algorithms, fills caches
+        slow = once > SLOW_SECONDS  # so long that such beginnings do not count
+        first[name] = [once] if slow else []
+        cases[name] = timing.Case(run, FEW_ROUNDS - 1 if slow else rounds)
+        if slow:
+            about["few_rounds"][name] = FEW_ROUNDS
+        echo(f"{name}: {once:.2f} s the first time, {memory[name]:,.0f} MiB")
+    seconds = timing.time_in_turns(cases, device)
     rows = []
-    for name, net in nets.items():
-        cost, times = measure_cost(net.cpu(), height, width), pd.Series(seconds[name])
+    for name in names:
+        samples, cost = first[name] + seconds[name], measure_cost(_build(name), height, width)
         rows.append(
             {
                 "network": name,
@@ -85,47 +102,36 @@ def bench_cost(
                 "flops_g": cost.flops / 1e9,
                 "macs_g": cost.macs / 1e9,
                 "products_g": cost.products / 1e9,
-                "seconds": times.median(),
-                "seconds_lower_quartile": times.quantile(0.25),
-                "seconds_upper_quartile": times.quantile(0.75),
-                "rounds": len(times),
+                **timing.summarise(samples, "seconds"),
+                "rounds": len(samples),
                 "peak_memory_mib": memory[name],
             }
         )
     table = pd.DataFrame(rows)
-    folder = folder or files.results() / "benchmarks"
-    stem = "cost-" + re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", about["device"]).lower()).strip("-")
-    with files.write_atomically(folder / f"{stem}.csv") as path:
-        table.to_csv(path, index=False, float_format="%.6g")
-    with files.write_atomically(folder / f"{stem}.json") as path:
-        path.write_text(json.dumps(about, indent=2) + "\n")
     echo(table.drop(columns=["height", "width"]).to_string(index=False, float_format="{:.4g}".format))
-    if about.get("load_before", 0) > 0.5:
-        echo(f"Other processes were computing (load {about['load_before']}): measure again in quiet.")
-    echo(f"Stored in {folder}: {stem}.csv, and {stem}.json with the machine and its versions.")
+    timing.store(table, about, "cost", folder, 6, echo)
     return table
 
 
+def _build(name: str) -> Denoiser:
+    model, sizes = NETWORKS[name]
+    return build(model, **sizes).eval()
+
+
 @torch.no_grad()
-def time_once(net: Denoiser, image: Tensor) -> float:
-    """Seconds for one image."""
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
-    began = time.perf_counter()
+def _denoise(net: Denoiser, image: Tensor) -> None:
     _run(net, image, SIGMA)
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
-    return time.perf_counter() - began
 
 
 def measure_memory_mib(name: str, height: int, width: int, device: str) -> float:
     """Most memory that one image takes beyond the network itself, in MiB; NaN where the system does not tell."""
     if torch.device(device).type == "cuda":
-        net = build(name).eval().to(device)
+        net = _build(name).to(device)
         image = torch.rand(1, 3, height, width, device=device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        time_once(net, image)
+        _denoise(net, image)
+        torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     # A process of its own: the largest resident memory of this one may come from something else.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -134,11 +140,11 @@ def measure_memory_mib(name: str, height: int, width: int, device: str) -> float
 
 def _measure_resident_mib(name: str, height: int, width: int, threads: int) -> float:
     torch.set_num_threads(threads)
-    net = build(name).eval()
-    time_once(net, torch.rand(1, 3, 16, 16))  # libraries and compiled kernels are loaded before it counts
+    net = _build(name)
+    _denoise(net, torch.rand(1, 3, 16, 16))  # libraries and compiled kernels are loaded before it counts
     image = torch.rand(1, 3, height, width)
     before = _read_status_mib("VmRSS")
-    time_once(net, image)
+    _denoise(net, image)
     return max(_read_status_mib("VmHWM") - before, 0.0)
 
 

@@ -15,9 +15,7 @@ from repro.benchmark import Shape, bench_op
 def test_operations_of_a_convolution_are_torchs_count(backward):
     tensors = [torch.randn(2, 8, 5, 7), torch.randn(8, 8, 3, 3), torch.randn(8)]
     with FlopCounterMode(display=False) as counter:
-        benchmark._time(
-            benchmark._convolve, [t.requires_grad_() for t in tensors], benchmark.PASSES[backward], 1
-        )
+        benchmark._call(benchmark._convolve, [t.requires_grad_() for t in tensors], benchmark.PASSES[backward])
     assert Shape(2, 8, 5, 7).operations(backward, deformable=False) == counter.get_total_flops()
 
 
