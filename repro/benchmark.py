@@ -84,7 +84,7 @@ def bench_op(
     about = timing.describe_machine(device, rounds) | {"speeds": {}}
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
-        speeds = about["speeds"][str(dtype).removeprefix("torch.")] = _speeds(device, dtype)
+        speeds = about["speeds"][str(dtype).removeprefix("torch.")] = measure_speeds(device, dtype)
         for shape in shapes or SHAPES[kind]:
             rows += _measure(shape, dtype, device, rounds, with_reference, speeds)
             done = f"{shape.batch} x {shape.channels} x {shape.height} x {shape.width}, {str(dtype)[6:]}"
@@ -210,7 +210,7 @@ def _call(function, tensors: list[Tensor], what: str) -> None:
             torch.autograd.grad(output, tensors, output.detach())
 
 
-def _speeds(device: str, dtype: torch.dtype) -> dict[str, float]:
+def measure_speeds(device: str, dtype: torch.dtype) -> dict[str, float]:
     """Operations per second of a large matrix product, bytes per second of a large copy: best of five."""
     cuda = torch.device(device).type == "cuda"
     side = 8192 if cuda else 1536

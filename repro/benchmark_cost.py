@@ -8,8 +8,6 @@ less what it had before, on a GPU what torch says it allocated.
 
 import functools
 import multiprocessing
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,14 +141,6 @@ def _measure_resident_mib(name: str, height: int, width: int, threads: int) -> f
     net = _build(name)
     _denoise(net, torch.rand(1, 3, 16, 16))  # libraries and compiled kernels are loaded before it counts
     image = torch.rand(1, 3, height, width)
-    before = _read_status_mib("VmRSS")
+    before = timing.read_status_mib("VmRSS")
     _denoise(net, image)
-    return max(_read_status_mib("VmHWM") - before, 0.0)
-
-
-def _read_status_mib(field: str) -> float:
-    """A line of /proc/self/status, which only Linux has."""
-    if not os.path.exists("/proc/self/status"):
-        return float("nan")
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) / 1024 if found else float("nan")
+    return max(timing.read_status_mib("VmHWM") - before, 0.0)

@@ -278,6 +278,9 @@ def evaluate(
     patch: Annotated[
         int | None, typer.Option(min=8, help="Denoise in patches of this side, one by one.")
     ] = None,
+    crop_multiple: Annotated[
+        int | None, typer.Option(min=1, help="Crop to multiples of this at the top left; 8: SADNet's authors.")
+    ] = None,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Mean over eight turned and mirrored versions of each image.")
     ] = False,
@@ -301,8 +304,8 @@ def evaluate(
         network, model = model, weights_of
     net, device = weights.load(model, network), _device(device)
     table = score(
-        net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, patch=patch, ensemble=ensemble, limit=limit,
-        device=device,
+        net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, crop_multiple=crop_multiple, patch=patch,
+        ensemble=ensemble, limit=limit, device=device,
     )  # fmt: skip
     measured = table.loc[:, "psnr_noisy_db":]
     shown = pd.concat([measured, measured.mean().to_frame().T])
@@ -532,6 +535,25 @@ def bench_cost(
     from repro.benchmark_cost import bench_cost as measure
 
     measure(_device(device), networks=tuple(network or ()) or None, rounds=rounds, folder=out, echo=typer.echo)
+
+
+@bench_app.command("step", cls=Command)
+def bench_step(
+    model: Annotated[str, typer.Argument(help="A network, such as scaoednet.")],
+    device: Device = "auto",
+    size: Annotated[list[str] | None, typer.Option(help="name=value, such as stages=3; may be repeated.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 16,
+    patch: Annotated[int, typer.Option(min=1, help="Their side in pixels.")] = 64,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per setting.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
+    ] = None,
+) -> None:
+    """Seconds and memory of a training step, and where they go: layout, precision, recomputation."""
+    from repro.benchmark_step import bench_step as measure
+
+    shape = {"sizes": _assignments(size), "batch": batch, "patch": patch}
+    measure(model, _device(device), **shape, rounds=rounds, folder=out, echo=typer.echo)
 
 
 @app.command(cls=Command)

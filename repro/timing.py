@@ -121,6 +121,14 @@ def load(subject: str, folder: Path | None = None) -> list[tuple[dict, pd.DataFr
     return [(json.loads(about.read_text()), pd.read_csv(table)) for about, table in pairs]
 
 
+def read_status_mib(field: str) -> float:
+    """A line of /proc/self/status in MiB, such as VmHWM, the largest resident memory so far; NaN but on Linux."""
+    if not os.path.exists("/proc/self/status"):
+        return float("nan")
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) / 1024 if found else float("nan")
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -30,7 +30,7 @@ def test_bytes_are_those_of_the_tensors():
 
 
 def test_one_table_per_device(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "_speeds", lambda device, dtype: {"operations": 1e9, "bytes": 1e12})
+    monkeypatch.setattr(benchmark, "measure_speeds", lambda device, dtype: {"operations": 1e9, "bytes": 1e12})
     lines = []
     shape = Shape(1, 8, 6, 5)
     table = bench_op("cpu", rounds=3, shapes=[shape], with_reference=True, folder=tmp_path, echo=lines.append)
