@@ -13,6 +13,12 @@ that, since the clock decides where it stops.
 Validation uses photographs that are kept out of training, never a test set: the last ``validation_images``
 of the training set in the catalogue's order, the central 256 x 256 of each, in the training precision, with
 fixed noise.
+
+Real noise: ``pairs`` names a set of noisy and clean photographs, or a folder with ``noisy`` and ``clean``, from
+which ``pairs_share`` of each batch is cut; the rest is ``data`` with the noise of the configuration or of the
+objective. Validation then uses pairs, with their own noise, of scenes from which nothing is trained on.
+
+>>> config = TrainConfig(model="sadnet", pairs="polyu", pairs_share=1.0, loss="l1", steps=1_000)
 """
 
 import csv
@@ -22,6 +28,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import signal
 import sys
@@ -35,6 +42,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 
@@ -47,7 +55,7 @@ from tqdm import tqdm
 import repro
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise
-from repro.data.patches import Patches
+from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
 from repro.files import write_atomically
 from repro.metrics import psnr_db
@@ -55,6 +63,10 @@ from repro.ops import DeformConv2d
 from repro.weights import load, save
 
 VALIDATION_SIZE = 256
+# What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop. SIDD:
+# number of the recording, number of the scene, camera and its settings.
+SCENES = {"polyu": r"([A-Za-z]+)_+\d+$", "sidd": r"^\d{4}_(\d{3})_"}
+SCENE_AND_NUMBER = r"^(.+?)_+\d+$"  # other sets, and folders
 
 
 class Interrupted(ReproError):
@@ -71,12 +83,15 @@ class TrainConfig:
 
     ``sigma_255`` is one value or a range (low, high) from which each patch draws its own. ``steps`` and
     ``seconds`` are budgets; whichever ends first ends the run. ``loss`` is "l2", "l1", or the name of a
-    function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network.
+    function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network. One that can
+    learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's.
     """
 
     model: str = _field("sadnet", "the experiment")
     sizes: dict = field(default_factory=dict, metadata={"origin": "the experiment", "paper": None})
     data: str = _field("bsd400", "chosen here: photographs that are in no test set", "DIV2K")
+    pairs: str | None = _field(None, "the experiment")
+    pairs_share: float = _field(0.5, "chosen here: as many real as synthetic samples; read only with pairs")
     colour: str = _field("rgb", "the experiment")
     sigma_255: float | tuple[float, float] = _field(50.0, "the experiment")
     clip: bool = _field(False, "the study's default; SADNet's code clamps noisy patches", True)
@@ -122,6 +137,18 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ReproError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.pairs is not None and not (
+            0 < self.pairs_share <= 1 and math.isclose(self.pairs_in_batch, self.pairs_share * self.batch)
+        ):
+            raise ReproError(
+                f"pairs_share is {self.pairs_share}; it lies above 0, is 1 at most, and of a batch of {self.batch} "
+                f"makes a whole number."
+            )
+
+    @property
+    def pairs_in_batch(self) -> int:
+        """How many samples of each batch are cut from pairs."""
+        return 0 if self.pairs is None else round(self.pairs_share * self.batch)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -242,11 +269,27 @@ class _Run:
         self.objective = LOSSES.get(config.loss) or getattr(sys.modules[type(self.net).__module__], config.loss, None)
         if self.objective is None:
             raise ReproError(f"{config.model} has no loss {config.loss!r}; there are {', '.join(LOSSES)}.")
+        self.tells_real = "real" in signature(self.objective).parameters
+        if config.pairs is not None:
+            self._require_pairs_to_be_of_use()
         columns = chain.from_iterable(offset_columns(self.net).values())
         self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
         self._resume()
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.net, self.optimiser)
         self.progress = progress
+
+    def _require_pairs_to_be_of_use(self) -> None:
+        config = self.config
+        if config.loss not in LOSSES and not self.tells_real:
+            raise ReproError(
+                f"The loss {config.loss!r} of {config.model} takes no pairs: it draws its own noise, or learns without "
+                f"clean images."
+            )
+        if self.net.needs_sigma:
+            raise ReproError(
+                f"This {config.model} must be told the noise level, and that of a real photograph is not known: it "
+                f"takes no pairs."
+            )
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -254,11 +297,14 @@ class _Run:
         weights = self.folder / "weights.safetensors"
         if self.done and weights.exists() and (self.folder / "summary.json").exists():
             return weights
-        training, self.validation = _photographs(self.config)
+        images, pairs, self.validation = _gather(self.config)
         config, fabric, device = self.config, self.fabric, self.fabric.device
         on_gpu = device.type == "cuda"
         part = (fabric.global_rank, fabric.world_size)
-        patches = Patches(training, config.patch, config.batch, config.seed, corruption(config), part)
+        how = (config.patch, config.batch, config.seed, corruption(config), part)
+        patches = Patches(images, *how, pairs, config.pairs_in_batch)
+        if config.pairs is not None and self.tells_real:
+            self.objective = partial(self.objective, real=patches.real.to(device))
         batches = patches.batches(self.step, workers=4 if on_gpu else 1, pin_memory=on_gpu)
         began = time.monotonic() - self.seconds
         with closing(batches), _progress(config, self.step, self.progress) as self.report:
@@ -449,26 +495,78 @@ def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tenso
     return corrupt
 
 
+def _gather(config: TrainConfig) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Clean images and (noisy, clean) pairs for training, uint8 ``[C,H,W]``; validation pairs, float32 ``[C,h,w]``."""
+    images, pairs, validation = [], [], []
+    if config.pairs_in_batch < config.batch:
+        images, validation = _photographs(config)
+    if config.pairs is not None:  # what is trained for real noise is judged by it
+        pairs, validation = _pairs(config)
+    return images, pairs, validation
+
+
 def _photographs(config: TrainConfig) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Training images (uint8 ``[C,H,W]``) and validation pairs (noisy, clean: float32 ``[C,h,w]``)."""
-    entry = catalog.find(config.data)
-    if not entry.role.startswith("train"):
-        raise ReproError(f"{config.data} is a test set; nothing is trained on it.")
-    held_out = min(config.validation_images, entry.images // 4)
-    if not held_out:
-        raise ReproError(f"{config.data} has {entry.images} images; training needs at least 4.")
+    catalog.find(config.data)  # a name, no folder
+    found = _read_training_set(config, config.data)
+    kept = len(found) - _count_held_out(config, config.data, len(found))
     low, high = config.sigma_range
-    training, validation = [], []
-    for sample in catalog.samples(config.data, {"rgb": "RGB", "gray": "L"}[config.colour]):
-        if len(training) < entry.images - held_out:
-            training.append((sample.clean * 255).round().to(torch.uint8))
-        else:
-            clean = _centre(sample.clean, VALIDATION_SIZE)
-            noisy = noise.fixed_gaussian_noise(
-                clean, sample.name, (low + high) / 2, clip=config.clip, round_8bit=config.round_8bit
-            )
-            validation.append((noisy, clean))
+    validation = []
+    for photograph in found[kept:]:
+        clean = _centre(photograph.clean, VALIDATION_SIZE).to(torch.float32) / 255
+        noisy = noise.fixed_gaussian_noise(
+            clean, photograph.name, (low + high) / 2, clip=config.clip, round_8bit=config.round_8bit
+        )
+        validation.append((noisy, clean))
+    return [photograph.clean for photograph in found[:kept]], validation
+
+
+def _pairs(config: TrainConfig) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Training pairs (noisy, clean: uint8 ``[C,H,W]``) and validation pairs (float32 ``[C,h,w]``), of other scenes."""
+    found = _read_training_set(config, config.pairs, pairs=True)
+    held_out = _count_held_out(config, config.pairs, len(found))
+    apart = keep_scenes_apart(config.pairs, [photograph.name for photograph in found], held_out)
+    pairs = [(photograph.noisy, photograph.clean) for photograph in found]
+    training = [pair for index, pair in enumerate(pairs) if index not in apart]
+    validation = [
+        tuple(_centre(image, VALIDATION_SIZE).to(torch.float32) / 255 for image in pairs[index])
+        for index in sorted(apart)[:held_out]
+    ]
     return training, validation
+
+
+def keep_scenes_apart(dataset: str, names: list[str], count: int) -> set[int]:
+    """Indices of the images that are kept out of training: whole scenes, ``count`` images or a few more.
+
+    The smallest scenes are taken first, of equally small ones the last: training loses least, and what is kept out
+    shows most. The largest scene always stays. A scene is read off the names (``kitchen_1``, ``kitchen_2``; see
+    :data:`SCENES`); where all names are of fewer than four scenes (``IMG_0001``, ``IMG_0002``), each image is one.
+    """
+    pattern = SCENES.get(dataset, SCENE_AND_NUMBER)
+    scenes = defaultdict(list)
+    for index, name in enumerate(names):
+        found = re.search(pattern, name)
+        scenes[found[1] if found else name].append(index)
+    members = list(scenes.values()) if len(scenes) > 3 else [[index] for index in range(len(names))]
+    apart: set[int] = set()
+    for scene in sorted(members, key=lambda scene: (len(scene), -scene[-1]))[:-1]:
+        if len(apart) >= count:
+            break
+        apart.update(scene)
+    return apart
+
+
+def _read_training_set(config: TrainConfig, name: str, pairs: bool = False) -> list[Photograph]:
+    if name in catalog.DATASETS and not catalog.find(name).role.startswith("train"):
+        raise ReproError(f"{name} is a test set; nothing is trained on it.")
+    return read_photographs(name, {"rgb": "RGB", "gray": "L"}[config.colour], pairs)
+
+
+def _count_held_out(config: TrainConfig, name: str, images: int) -> int:
+    held_out = min(config.validation_images, images // 4)
+    if not held_out:
+        raise ReproError(f"{name} has {images} images; training needs at least 4.")
+    return held_out
 
 
 def _start_parts(net: nn.Module) -> None:
@@ -547,6 +645,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
         theirs = json.loads(path.read_text())
     except ValueError:
         raise ReproError(f"{path} cannot be read as JSON; choose another folder.") from None
+    theirs = json.loads(json.dumps(asdict(TrainConfig(steps=1)))) | theirs  # what it is older than had its default
     different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if different:
         there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)

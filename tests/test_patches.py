@@ -1,13 +1,18 @@
 """Training patches: a function of seed and step, fair over positions and symmetries, with the noise asked for."""
 
+import hashlib
 from collections import Counter
 from itertools import islice
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from repro.data import catalog, patches
+from repro.data.images import write_image
 from repro.data.noise import add_gaussian_noise
-from repro.data.patches import Patches
+from repro.data.patches import Patches, read_photographs
 from repro.errors import ReproError
 from repro.train import TrainConfig, corruption
 
@@ -36,8 +41,8 @@ def same(first, second):
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    patches = Patches(IMAGES, 16, 4, seed=3, corrupt=gaussian)
-    forwards = [patches.batch(step) for step in range(6)]
+    drawn = Patches(IMAGES, 16, 4, seed=3, corrupt=gaussian)
+    forwards = [drawn.batch(step) for step in range(6)]
     torch.manual_seed(99)  # torch's global generator has no part in it
     backwards = [Patches(IMAGES, 16, 4, 3, gaussian).batch(step) for step in reversed(range(6))][::-1]
     assert all(map(same, forwards, backwards))
@@ -47,9 +52,28 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_working_ahead_changes_nothing(workers):
-    patches = Patches(IMAGES, 16, 4, 0, gaussian)
-    ahead = list(islice(patches.batches(5, workers=workers), 9))
-    assert all(same(batch, patches.batch(5 + k)) for k, batch in enumerate(ahead))
+    drawn = Patches(IMAGES, 16, 4, 0, gaussian)
+    ahead = list(islice(drawn.batches(5, workers=workers), 9))
+    assert all(same(batch, drawn.batch(5 + k)) for k, batch in enumerate(ahead))
+
+
+def test_the_same_patches_as_ever():
+    """Runs of earlier versions can be resumed and redone: crops, symmetries and seeds of the noise are pinned."""
+    images = [
+        (torch.arange(3 * height * width) * factor % 251).byte().reshape(3, height, width)
+        for factor, height, width in ((37, 40, 60), (101, 50, 33))
+    ]
+    seeds = []
+
+    def note_the_seed(clean, generator):
+        seeds.append(generator.initial_seed())
+        return clean
+
+    drawn, digest = Patches(images, 16, 4, 3, note_the_seed), hashlib.sha256()
+    for step in (0, 7, 10**6):
+        digest.update((drawn.batch(step)[1] * 255).round().byte().contiguous().numpy())
+    digest.update(repr(seeds).encode())
+    assert digest.hexdigest() == "bff2f6bb87cdeca0abd60833da983a0c89473c45fcb49290b3aa687cb7dbb664"
 
 
 def test_an_error_in_the_background_is_raised_in_front():
@@ -68,22 +92,27 @@ def test_processes_share_one_batch():
         Patches(IMAGES, 16, 6, 0, gaussian, part=(0, 4))
 
 
-def test_every_position_and_symmetry_is_equally_likely():
-    """Pixels are numbered, so that the corners of a crop say where it was cut and how it was turned."""
-    # 3 x 2 and 1 x 4 positions of a 2 x 2 window: 10 in all, times 8 symmetries
-    images = [torch.arange(12, dtype=torch.uint8).view(1, 4, 3), 100 + torch.arange(10).view(1, 2, 5).byte()]
-    patches = Patches(images, 2, 50, 0, untouched)
-    seen = Counter()
-    for step in range(80):
-        _, clean = patches.batch(step)
-        seen.update(tuple(patch.flatten().tolist()) for patch in (clean * 255).round().int())
-    windows = {
+def numbered_windows(images):
+    """All 2 x 2 windows of images [1, H, W], turned and mirrored, as tuples of their values."""
+    return {
         tuple(turned.flatten().tolist())
         for image in images
         for window in image[0].unfold(0, 2, 1).unfold(1, 2, 1).flatten(0, 1)
         for square in (window, window.flip(1))
         for turned in (square.rot90(k) for k in range(4))
     }
+
+
+def test_every_position_and_symmetry_is_equally_likely():
+    """Pixels are numbered, so that the corners of a crop say where it was cut and how it was turned."""
+    # 3 x 2 and 1 x 4 positions of a 2 x 2 window: 10 in all, times 8 symmetries
+    images = [torch.arange(12, dtype=torch.uint8).view(1, 4, 3), 100 + torch.arange(10).view(1, 2, 5).byte()]
+    drawn = Patches(images, 2, 50, 0, untouched)
+    seen = Counter()
+    for step in range(80):
+        _, clean = drawn.batch(step)
+        seen.update(tuple(patch.flatten().tolist()) for patch in (clean * 255).round().int())
+    windows = numbered_windows(images)
     assert set(seen) == windows and len(windows) == 80
     expected = 4000 / 80
     chi_squared = sum((count - expected) ** 2 / expected for count in seen.values())
@@ -131,3 +160,99 @@ def test_what_cannot_be_cut_is_said():
         Patches(photographs((80, 80), (50, 33)), 64, 4, 0, untouched)
     with pytest.raises(ReproError, match="without images"):
         Patches([], 64, 4, 0, untouched)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+PAIRS = [(255 - clean, clean) for clean in photographs((30, 45), (64, 20))]
+
+
+def forbidden(clean, generator):
+    raise AssertionError("noise was drawn for a real photograph")
+
+
+def test_both_of_a_pair_are_cut_and_turned_alike():
+    """Pixels are numbered, and the noisy photograph has the numbers of the clean one, counted from 200 down."""
+    numbered = [torch.arange(12, dtype=torch.uint8).view(1, 4, 3), 100 + torch.arange(10).view(1, 2, 5).byte()]
+    drawn = Patches([], 2, 50, 0, forbidden, pairs=[(200 - image, image) for image in numbered], pairs_in_batch=50)
+    seen = set()
+    for step in range(40):
+        noisy, clean = ((tensor * 255).round().int() for tensor in drawn.batch(step))
+        assert torch.equal(noisy, 200 - clean)
+        seen |= {tuple(patch.flatten().tolist()) for patch in clean}
+    assert seen == numbered_windows(numbered)
+
+
+@given(
+    batch=st.integers(1, 12), share=st.data(), seed=st.integers(0, 2**63), step=st.integers(0, 10**9),
+    patch=st.integers(1, 20),
+)  # fmt: skip
+def test_a_stated_share_is_real_and_the_rest_is_what_it_would_be_without(batch, share, seed, step, patch):
+    count = share.draw(st.integers(0, batch))
+    drawn = Patches(IMAGES, patch, batch, seed, gaussian, pairs=PAIRS, pairs_in_batch=count)
+    noisy, clean = drawn.batch(step)
+    assert drawn.real.dtype == torch.bool and drawn.real.sum() == count
+    torch.testing.assert_close(noisy[drawn.real], 1 - clean[drawn.real])
+    without = Patches(IMAGES, patch, batch, seed, gaussian).batch(step)
+    assert same((noisy[~drawn.real], clean[~drawn.real]), [tensor[~drawn.real] for tensor in without])
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_processes_share_one_mixed_batch(count):
+    mixed = {"pairs": PAIRS, "pairs_in_batch": count}
+    whole = Patches(IMAGES, 16, 6, 0, gaussian, **mixed)
+    parts = [Patches(IMAGES, 16, 6, 0, gaussian, part=(rank, 2), **mixed) for rank in range(2)]
+    assert same(whole.batch(7), [torch.cat(both) for both in zip(*(part.batch(7) for part in parts), strict=True)])
+    assert torch.equal(whole.real, torch.cat([part.real for part in parts]))
+    assert max(part.real.sum() for part in parts) - min(part.real.sum() for part in parts) <= 1
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three pairs as files, and a cache of the test's own."""
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+    for number, clean in enumerate(photographs((20, 30), (25, 18), (30, 20))):
+        for place, image in (("clean", clean), ("noisy", 255 - clean)):
+            (tmp_path / "set" / place).mkdir(parents=True, exist_ok=True)
+            write_image(tmp_path / "set" / place / f"{number}.png", image / 255)
+    return tmp_path / "set"
+
+
+def test_pairs_come_from_a_folder(folder):
+    found = read_photographs(str(folder), pairs=True)
+    assert [photograph.name for photograph in found] == ["0", "1", "2"]
+    expected = photographs((20, 30), (25, 18), (30, 20))
+    assert same([photograph.clean for photograph in found], expected)
+    assert same([photograph.noisy for photograph in found], [255 - clean for clean in expected])
+    assert all(photograph.noisy is None for photograph in read_photographs(str(folder)))
+    assert not (folder.parent / "cache" / "decoded").exists()  # small enough to stay in memory
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("limit", [0, 3_000])  # from the first photograph on, or all of them when it is passed
+def test_a_large_set_is_decoded_once_and_mapped(folder, monkeypatch, pairs, limit):
+    in_memory = read_photographs(str(folder), pairs=pairs)
+    monkeypatch.setattr(patches, "IN_MEMORY_BYTES", limit)
+
+    def assert_the_same(found):
+        for one, other in zip(found, in_memory, strict=True):
+            assert one.name == other.name and torch.equal(one.clean, other.clean)
+            assert (one.noisy is None) == (not pairs) and (not pairs or torch.equal(one.noisy, other.noisy))
+
+    assert_the_same(read_photographs(str(folder), pairs=pairs))
+    assert len(list((folder.parent / "cache" / "decoded").glob("*/*.uint8"))) == 3
+    with monkeypatch.context() as context:
+        context.setattr(catalog, "samples", None)  # nothing is decoded again
+        assert_the_same(read_photographs(str(folder), pairs=pairs))
+    write_image(folder / "clean" / "1.png", torch.zeros(3, 25, 18))
+    assert read_photographs(str(folder), pairs=pairs)[1].clean.max() == 0
+
+
+def test_pairs_that_are_none_are_said(folder):
+    with pytest.raises(ReproError, match="embedded-train has no noisy photographs"):
+        read_photographs("embedded-train", pairs=True)
+    write_image(folder / "noisy" / "1.png", torch.zeros(3, 24, 18))
+    with pytest.raises(ReproError, match=r"^1 of .* is 18 x 24 pixels where it is noisy and 18 x 25 where it is clean"):
+        read_photographs(str(folder), pairs=True)
+    with pytest.raises(ReproError, match="without images"):
+        Patches(IMAGES, 16, 4, 0, untouched, pairs_in_batch=2)

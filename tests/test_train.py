@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import math
 import multiprocessing
 import os
@@ -22,6 +23,8 @@ from safetensors.torch import load_file
 import repro
 from repro import checkpoint
 from repro import train as training
+from repro.data import catalog
+from repro.data.images import write_image
 from repro.errors import ReproError
 from repro.train import Interrupted, TrainConfig, learning_rate, train
 
@@ -318,6 +321,13 @@ def test_one_process_per_folder(tmp_path):
         ({"data": "embedded-test"}, "embedded-test is a test set"),
         ({"data": "unheard-of"}, "no data set 'unheard-of'"),
         ({"patch": 1000}, "1000 x 1000 cannot be cut"),
+        ({"pairs": "cc15"}, "cc15 is a test set"),
+        ({"pairs": "unheard-of"}, "no data set 'unheard-of'"),
+        ({"pairs": "embedded-train"}, "embedded-train has no noisy photographs"),
+        ({"pairs": "polyu", "pairs_share": 0.0}, "pairs_share is 0.0; it lies above 0"),
+        ({"pairs": "polyu", "pairs_share": 0.3}, "of a batch of 2 makes a whole number"),
+        ({"pairs": "polyu", "model": "ssdn", "sizes": {}, "loss": "blindspot"}, "'blindspot' of ssdn takes no pairs"),
+        ({"pairs": "polyu", "model": "ffdnet", "sizes": {}}, "This ffdnet must be told the noise level"),
     ],
 )
 def test_wrong_settings(wrong, message, tmp_path):
@@ -415,6 +425,103 @@ def test_validation_photographs_are_not_trained_on():
         )
     gray, pairs = training._photographs(replace(config, colour="gray"))
     assert {image.shape[0] for image in gray} == {1} and pairs[0][1].shape[0] == 1
+
+
+# --- real noise -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """Two crops of each of four scenes; the noisy one is the clean one and 0.1 more."""
+    folder, generator = tmp_path_factory.mktemp("pairs"), torch.Generator().manual_seed(0)
+    for scene in "abcd":
+        for crop in (1, 2):
+            clean = 0.9 * torch.rand(3, 24, 30, generator=generator)
+            for place, image in (("clean", clean), ("noisy", clean + 0.1)):
+                (folder / place).mkdir(exist_ok=True)
+                write_image(folder / place / f"{scene}_{crop}.png", image)
+    return str(folder)
+
+
+SCAOEDNET = {"model": "scaoednet", "sizes": {"width": 4, "blocks": 1, "stages": 2}, "loss": "signal_dependent"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pairs_share": 1.0, "loss": "l1"},
+        {"pairs_share": 0.5, "validation_images": 2} | SCAOEDNET,
+    ],
+    ids=["pairs alone", "a mix"],
+)
+def test_real_noise_resumes_with_the_same_bits(settings, pairs, tmp_path):
+    config = replace(TINY, pairs=pairs, **settings)
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert finish(start(whole, config)) == 0
+    assert finish(start(folder, config, "third checkpoint half written")) == -signal.SIGKILL
+    assert finish(start(folder, config)) == 0
+    assert_same_run(folder, whole)
+
+
+def test_a_folder_from_before_there_were_pairs_goes_on(uninterrupted, pairs, tmp_path):
+    folder = tmp_path / "run"
+    assert finish(start(folder, sabotage="third row of the curve half written")) == -signal.SIGKILL
+    path = folder / "config.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in known.items() if not name.startswith("pairs")}))
+    with pytest.raises(ReproError, match=r"other settings \(pairs None instead of"):
+        train(replace(TINY, pairs=pairs), folder)
+    assert finish(start(folder)) == 0
+    assert_same_run(folder, uninterrupted)
+
+
+def test_real_noise_is_validated_on_scenes_that_are_not_trained_on(pairs):
+    images, training_pairs, validation = training._gather(replace(TINY, pairs=pairs, validation_images=2))
+    assert len(images) == len(training._photographs(replace(TINY, validation_images=2))[0])
+    assert len(training_pairs) == 6 and len(validation) == 2
+    assert all(noisy.dtype == torch.float32 and noisy.shape == clean.shape for noisy, clean in validation)
+    for noisy, clean in validation:
+        torch.testing.assert_close(noisy - clean, torch.full_like(clean, 0.1), rtol=0, atol=1 / 255)
+        assert not any(torch.equal((clean * 255).round().byte(), other) for _, other in training_pairs)
+    images, _, _ = training._gather(replace(TINY, pairs=pairs, pairs_share=1.0, data="not looked at"))
+    assert images == []
+
+
+def test_scenes_stay_together():
+    names = ["hall_1", "hall_2", "hall_3", "lake_1", "lake_2", "tree_1", "tree_2", "yard_1"]
+    assert training.keep_scenes_apart("a folder", names, 1) == {7}
+    assert training.keep_scenes_apart("a folder", names, 2) == {5, 6, 7}
+    assert training.keep_scenes_apart("a folder", names, 8) == {3, 4, 5, 6, 7}  # the largest stays
+    camera = [f"IMG_{number}" for number in range(8)]  # numbers, but not of crops
+    assert training.keep_scenes_apart("a folder", camera, 2) == {6, 7}
+    assert training.keep_scenes_apart("a folder", ["a", "b", "c", "d"], 1) == {3}
+
+
+def test_crops_of_polyu_stay_with_their_subject():
+    """Of 100 crops, many show the same toys, plants and rooms, through other cameras too."""
+    crops = sorted(Path(path).stem for path in catalog.find("polyu").files if path.startswith("clean/"))
+    crops = [crop.removesuffix("_mean") for crop in crops]
+    apart = training.keep_scenes_apart("polyu", crops, 8)
+    subjects = [crop.rstrip("0123456789_").split("_")[-1] for crop in crops]
+    kept_out = {subjects[index] for index in apart}
+    assert len(kept_out) > 3 and 8 <= len(apart) < 12
+    assert kept_out.isdisjoint(subject for index, subject in enumerate(subjects) if index not in apart)
+
+
+def test_an_objective_is_told_which_samples_are_real(pairs, tmp_path, monkeypatch):
+    seen = []
+
+    def told(net, noisy, clean, step, real=None):
+        seen.append(real.tolist())
+        assert torch.equal((noisy - clean - 0.1).abs().amax((1, 2, 3)) < 0.01, real)
+        return (net(noisy) - clean).square().mean()
+
+    monkeypatch.setattr("repro.models.sadnet.told", told, raising=False)
+    train(replace(TINY, loss="told", pairs=pairs, batch=4, steps=2), tmp_path / "run", progress=quiet)
+    assert seen == [[False, True, False, True]] * 2
+
+
+# --- objectives, and what is kept -----------------------------------------------------------------
 
 
 def test_an_objective_of_the_model_s_own_file(tmp_path, monkeypatch):

@@ -458,39 +458,41 @@ IMPL_NAMES = (
 
 # --- losses -------------------------------------------------------------------------------------------------
 # repro.train finds them by name. The noise level of a batch is read off the pair where the naive denoiser asks.
+# `real` [B] marks the samples whose noise is a camera's. It is left as it is: what draws its own noise looks at the
+# mark, and to the other losses all noise is alike.
 
 
-def consistency(net, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def consistency(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Mean L1 plus lambda times the mean gradient difference: 003."""
     return _mean_loss(_estimate(net, noisy, clean), clean)
 
 
-def consistency_sum(net, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def consistency_sum(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Both terms summed over the batch: paper and authors. The ratio of the two is that of the means."""
     estimate = _estimate(net, noisy, clean)
     return (estimate - clean).abs().sum() + CONSISTENCY * gradient_difference(estimate, clean).sum()
 
 
-def fidelity(net, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def fidelity(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Mean L1 alone: lambda = 0."""
     return F.l1_loss(_estimate(net, noisy, clean), clean)
 
 
-def oracle(net, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def oracle(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """:func:`consistency` with the gradient of the clean image: the best naive denoiser there could be."""
     given = sobel_magnitude(clean) if net.name == "gradnet" else clean
     return _mean_loss(net(noisy, given), clean)
 
 
-def pixelwise(net, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def pixelwise(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """:func:`consistency` on noise as 003 draws it: a level for every value, clipped."""
-    noisy = add_pixelwise_noise(clean)
+    noisy = _redraw(noisy, clean, real)
     return _mean_loss(_estimate(net, noisy, clean), clean)
 
 
-def pixelwise_l2(net, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def pixelwise_l2(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Mean squared error on such noise: 003's DnCNN, which is this network with body "dncnn" and no fusion."""
-    noisy = add_pixelwise_noise(clean)
+    noisy = _redraw(noisy, clean, real)
     return F.mse_loss(_estimate(net, noisy, clean), clean)
 
 
@@ -502,6 +504,11 @@ def add_pixelwise_noise(clean: Tensor) -> Tensor:
     low, high = (level / 255 for level in SIGMA_255_OF_003)
     sigma = low + (high - low) * torch.rand_like(clean)
     return (clean + sigma * torch.randn_like(clean)).clamp(0, 1)
+
+
+def _redraw(noisy: Tensor, clean: Tensor, real: Tensor | None) -> Tensor:
+    made = add_pixelwise_noise(clean)
+    return made if real is None else torch.where(real[:, None, None, None], noisy, made)
 
 
 def _mean_loss(estimate: Tensor, clean: Tensor) -> Tensor:

@@ -394,25 +394,31 @@ class ScaoedNet(Denoiser):
 # strengths, since large errors of the noisiest patches do not outweigh the rest. The image counts at the last
 # stage alone: in the slides' Table S4 the first stage's image is 3 dB worse than the second's, which no network
 # would let stand that was told to make it good. The noise map counts at every stage, where its truth is known.
+#
+# `real` [B] marks the samples whose noise is a camera's: it is left as it is, and since nobody knows its map such a
+# sample counts by its image alone. The map's term stays a mean over the whole batch, so that each sample weighs the
+# same in whatever company.
 
 NOISE_MAP_WEIGHT = 0.1
 
 
-def gaussian(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def gaussian(net: nn.Module, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Image and noise map under the run's own noise, equally strong over each patch but not over all."""
-    return _image_and_noise_map(net, noisy, clean, realistic.measure_noise_map(noisy, clean))
+    return _image_and_noise_map(net, noisy, clean, realistic.measure_noise_map(noisy, clean), real)
 
 
-def signal_dependent(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def signal_dependent(net: nn.Module, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Image and noise map under signal-dependent noise of random parameters, in place of the run's own noise."""
-    noisy, noise_map = _make_noisy(clean)
-    return _image_and_noise_map(net, noisy, clean, noise_map)
+    made, noise_map = _make_noisy(clean)
+    return _image_and_noise_map(net, _keep_real(noisy, made, real), clean, noise_map, real)
 
 
-def signal_dependent_image(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
+def signal_dependent_image(
+    net: nn.Module, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None
+) -> Tensor:
     """The same noise, and nobody tells the network what a noise map is: to see what telling it is worth."""
-    noisy, _ = _make_noisy(clean)
-    return F.l1_loss(net(noisy), clean)
+    made, _ = _make_noisy(clean)
+    return F.l1_loss(net(_keep_real(noisy, made, real)), clean)
 
 
 def _make_noisy(clean: Tensor) -> tuple[Tensor, Tensor]:
@@ -421,9 +427,18 @@ def _make_noisy(clean: Tensor) -> tuple[Tensor, Tensor]:
     return noisy, realistic.noise_map(clean, gain, sigma_255)
 
 
-def _image_and_noise_map(net: nn.Module, noisy: Tensor, clean: Tensor, noise_map: Tensor) -> Tensor:
+def _keep_real(noisy: Tensor, made: Tensor, real: Tensor | None) -> Tensor:
+    return made if real is None else torch.where(real[:, None, None, None], noisy, made)
+
+
+def _image_and_noise_map(
+    net: nn.Module, noisy: Tensor, clean: Tensor, noise_map: Tensor, real: Tensor | None
+) -> Tensor:
     estimates = net(noisy, every_stage=True)
-    of_map = torch.stack([F.l1_loss(estimate.noise_map, noise_map) for estimate in estimates]).mean()
+    maps = [estimate.noise_map for estimate in estimates]
+    if real is not None:  # no error, and no gradient, where the map is not known
+        maps = [_keep_real(noise_map, estimate, real) for estimate in maps]
+    of_map = torch.stack([F.l1_loss(estimate, noise_map) for estimate in maps]).mean()
     return F.l1_loss(estimates[-1].image, clean) + NOISE_MAP_WEIGHT * of_map
 
 
