@@ -97,6 +97,14 @@ Sigma = Annotated[
     float | None,
     typer.Option(min=0, callback=_finite, help="Standard deviation of the noise, on the 0 to 255 scale."),
 ]
+Events = Annotated[
+    float | None,
+    typer.Option(min=0, callback=_finite, help="Instead, Poisson noise of so many counts per white pixel."),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, callback=_finite, help="Instead, impulse noise that replaces this share of pixels."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
 
 
@@ -106,6 +114,8 @@ def denoise(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The image to write, or a folder.")],
     model: Model,
     sigma: Sigma = None,
+    events: Events = None,
+    alpha: Alpha = None,
     network: Network = None,
     tile: Annotated[
         int | None, typer.Option(min=0, help="Side of the tiles, 0 for none; by default what 4 GiB allow.")
@@ -126,10 +136,11 @@ def denoise(
     from repro.data.images import SUFFIXES
 
     net = weights.load(model, network).to(_device(device))
+    given = {"sigma": None if sigma is None else sigma / 255, "events": events, "alpha": alpha, "tile": tile}
     if not source.is_dir():
         into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
         target = target / source.name if into_folder else target
-        seconds = _denoise_file(net, source, target, sigma, tile)
+        seconds = _denoise_file(net, source, target, **given)
         typer.echo(f"{target}: {model}, {seconds:.1f} s")
         return
     if target.exists() and not target.is_dir():
@@ -140,7 +151,7 @@ def denoise(
     failures, start = [], time.monotonic()
     for path in tqdm(found, unit="image", disable=None):
         try:
-            seconds = _denoise_file(net, path, target / path.name, sigma, tile)
+            seconds = _denoise_file(net, path, target / path.name, **given)
             tqdm.write(f"{target / path.name}: {seconds:.1f} s")
         except ReproError as error:
             failures.append(path.name)
@@ -151,8 +162,8 @@ def denoise(
         raise ReproError(f"Not denoised: {', '.join(failures)}.")
 
 
-def _denoise_file(net, source: Path, target: Path, sigma_255: float | None, tile: int | None) -> float:
-    """Denoise one file; returns the seconds the network took."""
+def _denoise_file(net, source: Path, target: Path, **given) -> float:
+    """Denoise one file, ``given`` what :func:`repro.denoise` takes; returns the seconds the network took."""
     import repro
     from repro.data.images import check_format, read_picture, write_image
 
@@ -161,9 +172,7 @@ def _denoise_file(net, source: Path, target: Path, sigma_255: float | None, tile
     picture = read_picture(source)
     check_format(target, bits=picture.bits, alpha=picture.alpha is not None)
     start = time.monotonic()
-    clean = repro.denoise(
-        picture.pixels, model=net, sigma=None if sigma_255 is None else sigma_255 / 255, tile=tile
-    )
+    clean = repro.denoise(picture.pixels, model=net, **given)
     seconds = time.monotonic() - start
     write_image(target, clean, picture.bits, alpha=picture.alpha, icc_profile=picture.icc_profile)
     return seconds
@@ -265,6 +274,8 @@ def evaluate(
     model: Model,
     data: Annotated[str, typer.Option(help="Test set, see `repro data list`, or a folder of clean images.")],
     sigma: Sigma = None,
+    events: Events = None,
+    alpha: Alpha = None,
     network: Network = None,
     weights_of: Annotated[
         str | None,
@@ -275,6 +286,11 @@ def evaluate(
     round_8bit: Annotated[
         bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")
     ] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of the noise per image; rows are means over them.")] = 1,
+    pad: Annotated[
+        str | None,
+        typer.Option(help="Reflect to multiples of 32: the `clean` image, before noise is added, or the `noisy` one."),
+    ] = None,
     patch: Annotated[
         int | None, typer.Option(min=8, help="Denoise in patches of this side, one by one.")
     ] = None,
@@ -304,8 +320,8 @@ def evaluate(
         network, model = model, weights_of
     net, device = weights.load(model, network), _device(device)
     table = score(
-        net, data, sigma, seed=seed, clip=clip, round_8bit=round_8bit, crop_multiple=crop_multiple, patch=patch,
-        ensemble=ensemble, limit=limit, device=device,
+        net, data, sigma, events=events, alpha=alpha, seed=seed, repeats=repeats, clip=clip, round_8bit=round_8bit,
+        pad=pad, crop_multiple=crop_multiple, patch=patch, ensemble=ensemble, limit=limit, device=device,
     )  # fmt: skip
     measured = table.loc[:, "psnr_noisy_db":]
     shown = pd.concat([measured, measured.mean().to_frame().T])

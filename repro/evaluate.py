@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from math import isfinite
 from pathlib import Path
@@ -17,8 +18,9 @@ from repro.data import catalog, noise
 from repro.data.catalog import Sample
 from repro.errors import ReproError
 from repro.metrics import WINDOW, psnr_db, ssim
-from repro.models.base import Denoiser
+from repro.models.base import Denoiser, pad_to_multiple
 from repro.models.ensemble import SelfEnsemble
+from repro.models.ssdn import KEYWORDS, MULTIPLE
 from repro.weights import load
 
 # An image of more pixels is denoised in tiles. SADNet takes 2.3 KB per pixel, most of it the offsets at
@@ -34,6 +36,9 @@ def denoise(
     model: Denoiser | str | Path,
     sigma: float | None = None,
     tile: int | None = None,
+    *,
+    events: float | None = None,
+    alpha: float | None = None,
 ) -> Tensor | np.ndarray:
     """The clean estimate of ``image``, of the same kind, shape, type and range.
 
@@ -47,25 +52,30 @@ def denoise(
       result within 1/255 of the one obtained at once. A network with global means (``halo = None``) has no
       such tiles: for it a large image is a ReproError unless ``tile`` is given, and every tile is then an
       image of its own that overlaps its neighbours.
+    - ``events``, ``alpha``: instead of ``sigma`` for networks that are for Poisson noise (a white pixel counts
+      ``events`` on average) or impulse noise (``alpha`` is the share of replaced pixels).
 
     A gray image given to a colour network is repeated three times, and the three estimates averaged. A
     colour image given to a gray network is denoised channel by channel, as if each were a photograph.
 
-    Raises ReproError for values that are no numbers or far from [0, 1], and for a missing or impossible
-    ``sigma``; ValueError and TypeError for shapes and types that are no image.
+    Raises ReproError for values that are no numbers or far from [0, 1], for a missing or impossible ``sigma``, and
+    for noise of a family that the network was not trained for; ValueError and TypeError for shapes and types that
+    are no image.
     """
     net = load(model) if isinstance(model, str | Path) else model
-    _require_sigma(net, sigma)
+    level = _choose_level(sigma=sigma, events=events, alpha=alpha)
+    _require_family(net, level)
+    _require_level(net, **level)
     batch, restore = _as_batch(image)
     low, high = (float(value) for value in batch.aminmax())
     if not (isfinite(low) and isfinite(high)):
-        raise ReproError("The image has values that are no numbers (NaN or infinite).")
+        raise ReproError(f"The image {NO_NUMBERS}.")
     if max(-low, high) > 16:
         raise ReproError(f"The image has values from {low:g} to {high:g}; floating point means [0, 1] here.")
     like = next(net.parameters(), batch)
     with _evaluating(net):
         clean = [
-            _run_in_channels(net, single[None].to(like.device, like.dtype), sigma, tile) for single in batch
+            _run_in_channels(net, single[None].to(like.device, like.dtype), tile, **level) for single in batch
         ]
     return restore(torch.cat(clean).clamp_(0, 1).to(batch.device))
 
@@ -99,17 +109,18 @@ def _as_batch(image: Tensor | np.ndarray) -> tuple[Tensor, Callable[[Tensor], Te
     return (batch.float() / 255 if pixels.dtype == torch.uint8 else batch), restore
 
 
-def _run_in_channels(net: Denoiser, image: Tensor, sigma: float | None, tile: int | None) -> Tensor:
+def _run_in_channels(net: Denoiser, image: Tensor, tile: int | None, **level: float) -> Tensor:
     """The network on [1, C, H, W] where C need not be its own number of channels."""
     given, wanted = image.shape[1], net.sizes.channels
+    run = partial(_run_in_tiles, net, tile=tile, **level)
     if given == wanted or net.weightless:
-        return _run_in_tiles(net, image, sigma, tile)
+        return run(image)
     if given == 1:
-        return _run_in_tiles(net, image.expand(1, wanted, -1, -1), sigma, tile).mean(1, keepdim=True)
-    return torch.cat([_run_in_tiles(net, channel, sigma, tile) for channel in image.split(1, 1)], 1)
+        return run(image.expand(1, wanted, -1, -1)).mean(1, keepdim=True)
+    return torch.cat([run(channel) for channel in image.split(1, 1)], 1)
 
 
-def _run_in_tiles(net: Denoiser, image: Tensor, sigma: float | None, tile: int | None) -> Tensor:
+def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float) -> Tensor:
     """The network on [1, C, H, W], at once or tile by tile.
 
     Tiles begin at multiples of ``net.alignment``, where strided layers and padding fall as they do in the
@@ -121,13 +132,13 @@ def _run_in_tiles(net: Denoiser, image: Tensor, sigma: float | None, tile: int |
     if tile < 0:
         raise ValueError(f"tile is a side in pixels, or 0 for the whole image, not {tile}.")
     if tile == 0 or max(height, width) <= tile:
-        return _run(net, image, sigma)
+        return _run(net, image, **level)
     halo = HALO_OF_WHOLE if net.halo is None else net.halo
     clean = torch.empty_like(image, memory_format=torch.contiguous_format)
     tiles = list(product(_cut(height, tile, net.alignment), _cut(width, tile, net.alignment)))
     for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
         above, before = max(top - halo, 0), max(left - halo, 0)
-        estimate = _run(net, image[..., above : bottom + halo, before : right + halo], sigma)
+        estimate = _run(net, image[..., above : bottom + halo, before : right + halo], **level)
         clean[..., top:bottom, left:right] = estimate[
             ..., top - above : bottom - above, left - before : right - before
         ]
@@ -155,20 +166,63 @@ def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def _run(net: Denoiser, noisy: Tensor, sigma: float | None) -> Tensor:
+def _run(net: Denoiser, noisy: Tensor, sigma: float | None = None, **level: float) -> Tensor:
     noisy = noisy.contiguous(
         memory_format=torch.channels_last
     )  # the faster layout for convolutions on a CPU too
-    return net(noisy, sigma=sigma) if net.needs_sigma else net(noisy)
+    keyword = _find_keyword(net)
+    return net(noisy, **{keyword: ({"sigma": sigma} | level)[keyword]}) if keyword else net(noisy)
 
 
-def _require_sigma(net: Denoiser, sigma: float | None) -> None:
-    if not net.needs_sigma:
+NO_NUMBERS = "has values that are no numbers (NaN or infinite)"
+FAMILIES = {keyword: family for family, keyword in KEYWORDS.items()}
+
+
+def _find_keyword(net: Denoiser) -> str | None:
+    """The keyword by which the network must be told how strong the noise is, None for a blind one."""
+    net = net.net if isinstance(net, SelfEnsemble) else net
+    if net.needs_sigma:
+        return "sigma"
+    return KEYWORDS[net.sizes.noise] if getattr(net, "is_told", False) else None
+
+
+def _choose_level(**levels: float | None) -> dict[str, float]:
+    """The one level that is not None by its keyword, or nothing; a ReproError for several or an impossible one."""
+    given = {keyword: level for keyword, level in levels.items() if level is not None}
+    if len(given) > 1:
+        raise ReproError(f"Noise is of one kind: give one of {', '.join(given)}.")
+    for keyword, level in given.items():
+        low, high = {"events": (0, float("inf")), "alpha": (0, 1)}.get(keyword, (0, float("inf")))
+        if not (low <= level <= high and isfinite(level) and (level or keyword != "events")):
+            allowed = {"events": "more than 0", "alpha": "from 0 to 1"}.get(keyword, "0 or more")
+            raise ReproError(f"{keyword} is {allowed}, not {level:g}.")
+    return given
+
+
+def _require_family(net: Denoiser, level: dict[str, float]) -> None:
+    """Raise a ReproError where the noise is of a family for which the network was not trained.
+
+    Networks of this study are for Gaussian noise unless their sizes say otherwise; filters take whatever comes.
+    """
+    if net.weightless or not level:
         return
-    if sigma is None:
-        raise ReproError(f"{net.name} must be told the noise level: give sigma.")
-    if not 0 <= sigma <= 1:
-        raise ReproError(f"sigma = {sigma:g} is not in [0, 1]; 50 gray levels of 255 are {50 / 255:.3f}.")
+    (keyword,) = level
+    trained = getattr(net.sizes, "noise", "gaussian")
+    if FAMILIES[keyword] != trained:
+        raise ReproError(
+            f"This {net.name} was trained for {trained} noise, which has {KEYWORDS[trained]}: "
+            f"it knows nothing of {FAMILIES[keyword]} noise ({keyword} = {level[keyword]:g})."
+        )
+
+
+def _require_level(net: Denoiser, **level: float) -> None:
+    keyword = _find_keyword(net)
+    if keyword is None:
+        return
+    if keyword not in level:
+        raise ReproError(f"{net.name} must be told the noise level: give {keyword}.")
+    if keyword == "sigma" and level["sigma"] > 1:
+        raise ReproError(f"sigma = {level['sigma']:g} is not in [0, 1]; 50 gray levels of 255 are {50 / 255:.3f}.")
 
 
 @contextmanager
@@ -189,11 +243,15 @@ def _evaluating(net: Denoiser) -> Iterator[None]:
 def evaluate(
     net: Denoiser,
     dataset: str | Iterable[Sample],
-    sigma_255: float | None,
+    sigma_255: float | None = None,
     *,
+    events: float | None = None,
+    alpha: float | None = None,
     seed: int = 0,
+    repeats: int = 1,
     clip: bool = False,
     round_8bit: bool = False,
+    pad: str | None = None,
     crop_multiple: int | None = None,
     patch: int | None = None,
     ensemble: bool = False,
@@ -206,8 +264,16 @@ def evaluate(
     - ``dataset``: a name in the catalogue, a folder of images, or samples. A gray network gets the luma of
       colour images.
     - ``sigma_255``: noise of standard deviation ``sigma_255 / 255`` is added that depends on image, sigma and
-      ``seed`` alone; ``clip`` and ``round_8bit`` as in :mod:`repro.data.noise`. None: the set's own noisy
-      photographs are used.
+      ``seed`` alone; ``clip`` and ``round_8bit`` as in :mod:`repro.data.noise`.
+    - ``events``, ``alpha``: instead, Poisson noise of so many counts per white pixel, or impulse noise that replaces
+      this share of pixels, fixed in the same way. None of the three: the set's own noisy photographs are used.
+    - ``repeats``: so many independent draws of the noise per image, of the seeds ``seed``, ``seed + 1`` and so on
+      (SSDN's authors: 10 on Kodak, 3 on BSD300). A row then has means over the draws, and two more columns:
+      ``draws``, their number, and ``psnr_std_db``, the standard deviation of ``psnr_db`` between them.
+    - ``pad``: the image grows by reflection at the bottom and the right to sides that 32 divides, and the estimate
+      is cropped. "clean": before noise is added, so that what is reflected has noise of its own (SSDN's authors,
+      who pad to a square); "noisy": afterwards (its reproduction). The image itself has the same noise either way,
+      the one it has without padding. None: each network pads as it likes.
     - ``crop_multiple``: clean and noisy image are cropped at the top left to multiples of this (8: SADNet's
       authors).
     - ``patch``: the network sees non-overlapping patches of this side, each by itself, from the top left
@@ -223,12 +289,26 @@ def evaluate(
     The estimate is clipped to [0, 1]. Columns: dataset, image, height, width, sigma_255, noise_clipped,
     noise_rounded, noise_seed, psnr_noisy_db (of what the network was given), psnr_db, psnr_rounded_db,
     psnr_truncated_db, ssim, ssim_3d (:mod:`repro.metrics`; SSIM is NaN for sides below 11 pixels), seconds
-    (of the network alone). Published averages are means of such a column.
+    (of the network alone); and ``events`` or ``alpha`` where one is given. Published averages are means of such a
+    column.
+
+    Raises ReproError for a missing or impossible level, for noise of a family that the network was not trained for,
+    for options that exclude each other, and for an image with values that are no numbers.
     """
+    given = _choose_level(sigma_255=sigma_255, events=events, alpha=alpha)
+    level = {"sigma": sigma_255 / 255} if "sigma_255" in given else given
+    _require_family(net, level)
+    _require_level(net, **level)
+    if repeats < 1 or (repeats > 1 and not given):
+        raise ReproError(f"repeats = {repeats}: noise that is added can be drawn once or more, a set's own noise once.")
+    if pad not in (None, "clean", "noisy") or (pad and patch) or (pad == "clean" and not given):
+        raise ReproError(
+            f"pad = {pad!r}: 'clean' pads before noise is added, 'noisy' afterwards; patches are not padded, and "
+            "photographs with noise of their own have none to be added."
+        )
     net = SelfEnsemble(net) if ensemble else net
     name, count, samples = _samples(net, dataset, limit)
-    sigma = None if sigma_255 is None else sigma_255 / 255
-    _require_sigma(net, sigma)
+    draw = partial(_draw_noise, given=given, clip=clip, round_8bit=round_8bit)
     home = next(net.parameters(), torch.empty(0)).device
     rows = []
     # A bar on a terminal only, and only where nobody else reports.
@@ -237,32 +317,59 @@ def evaluate(
         net.to(device)
         with _evaluating(net):
             for sample in bar:
-                if sigma_255 is not None:
-                    noisy = noise.fixed_gaussian_noise(
-                        sample.clean, sample.name, sigma_255, seed, clip=clip, round_8bit=round_8bit
-                    )
-                elif sample.noisy is not None:
-                    noisy = sample.noisy
-                else:
+                if not given and sample.noisy is None:
                     raise ReproError(f"{name} has no noisy photographs of its own; give sigma_255.")
-                clean, noisy = _crop(sample.clean, crop_multiple), _crop(noisy, crop_multiple)
+                for image in filter(lambda image: image is not None, (sample.clean, sample.noisy)):
+                    if not image.isfinite().all():
+                        raise ReproError(f"The image {sample.name} of {name} {NO_NUMBERS}.")
+                clean, measured = _crop(sample.clean, crop_multiple), []
+                for number in range(seed, seed + repeats):
+                    noisy = draw(sample.clean, sample.name, number) if given else sample.noisy
+                    noisy = _crop(noisy, crop_multiple)
+                    if pad == "clean":
+                        noisy = _replace_corner(draw(_grow(clean), f"{sample.name} grown", number), noisy)
+                    elif pad == "noisy":
+                        noisy = _grow(noisy)
+                    measured.append(_measure(net, clean, noisy, level, patch))
                 row = {
                     "dataset": name,
                     "image": sample.name,
                     "height": clean.shape[1],
                     "width": clean.shape[2],
                     "sigma_255": sigma_255,
-                    "noise_clipped": sigma_255 is not None and (clip or round_8bit),
-                    "noise_rounded": sigma_255 is not None and round_8bit,
+                    **{keyword: value for keyword, value in given.items() if keyword != "sigma_255"},
+                    "noise_clipped": bool(given) and (clip or round_8bit),
+                    "noise_rounded": bool(given) and round_8bit,
                     "noise_seed": seed,
-                    **_measure(net, clean, noisy, sigma, patch),
+                    **{metric: float(np.mean([values[metric] for values in measured])) for metric in measured[0]},
                 }
+                if repeats > 1:
+                    spread = np.std([values["psnr_db"] for values in measured], ddof=1)
+                    row |= {"draws": repeats, "psnr_std_db": float(spread)}
                 rows.append(row)
                 if progress:
                     progress(row)
     finally:
         net.to(home)
     return pd.DataFrame(rows)
+
+
+def _draw_noise(clean: Tensor, name: str, seed: int, given: dict[str, float], **convention: bool) -> Tensor:
+    """The evaluation noise of the level ``given`` on ``clean``."""
+    ((keyword, level),) = given.items()
+    families = {"events": noise.fixed_poisson_noise, "alpha": noise.fixed_impulse_noise}
+    return families.get(keyword, noise.fixed_gaussian_noise)(clean, name, level, seed, **convention)
+
+
+def _grow(image: Tensor) -> Tensor:
+    """[C, H, W] with sides that 32 divides, by reflection."""
+    return pad_to_multiple(image[None], MULTIPLE)[0]
+
+
+def _replace_corner(image: Tensor, corner: Tensor) -> Tensor:
+    """``image`` [C, H, W] with the smaller ``corner`` at its top left."""
+    image[:, : corner.shape[1], : corner.shape[2]] = corner
+    return image
 
 
 def _samples(
@@ -276,8 +383,11 @@ def _samples(
     return dataset, len(catalog.paths(dataset)[:limit]), catalog.samples(dataset, colour, limit)
 
 
-def _measure(net: Denoiser, clean: Tensor, noisy: Tensor, sigma: float | None, patch: int | None) -> dict:
-    """The columns from ``psnr_noisy_db`` on, for [C, H, W]. ``sigma`` is in units of [0, 1]."""
+def _measure(net: Denoiser, clean: Tensor, noisy: Tensor, level: dict[str, float], patch: int | None) -> dict:
+    """The columns from ``psnr_noisy_db`` on, for [C, H, W]; ``noisy`` may have grown at the bottom and the right.
+
+    ``level``: sigma (in units of [0, 1]), events or alpha by its keyword, or nothing.
+    """
     parts = [(slice(None), slice(None))]
     if patch:
         rows, columns = (_fixed_patches(length, patch) for length in clean.shape[-2:])
@@ -285,9 +395,12 @@ def _measure(net: Denoiser, clean: Tensor, noisy: Tensor, sigma: float | None, p
     device = next(net.parameters(), noisy).device
     began = time.perf_counter()
     estimates = (
-        _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), sigma).float().clamp(0, 1).cpu()
+        _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), **level).float().clamp(0, 1).cpu()
     )
     seconds = time.perf_counter() - began  # the copy back has waited for the device
+    if not patch:
+        height, width = clean.shape[-2:]
+        noisy, estimates = noisy[..., :height, :width], estimates[..., :height, :width]
     each = [
         _compare(clean[:, y, x], noisy[:, y, x], estimate)
         for (y, x), estimate in zip(parts, estimates, strict=True)

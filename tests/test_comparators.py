@@ -93,10 +93,10 @@ def test_images_of_a_batch_do_not_mix(name):
 def test_tiles_give_exactly_what_the_whole_does(name):
     net, noisy = small(name), torch.rand(1, 3, 6, 60)
     with torch.no_grad():
-        tiled = evaluate._run_in_tiles(net, noisy, 0.1, 8)
+        tiled = evaluate._run_in_tiles(net, noisy, 8, sigma=0.1)
         torch.testing.assert_close(tiled, denoise(net, noisy))
         net.halo = 0  # too little: the test can tell
-        assert not torch.allclose(evaluate._run_in_tiles(net, noisy, 0.1, 8), tiled)
+        assert not torch.allclose(evaluate._run_in_tiles(net, noisy, 8, sigma=0.1), tiled)
 
 
 # --- single facts

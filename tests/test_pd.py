@@ -60,7 +60,7 @@ def test_noisy_pixels_are_put_back_one_small_image_at_a_time(monkeypatch):
 def test_tiles_give_exactly_what_the_whole_does(stride):
     net, noisy = small(stride=stride), torch.rand(1, 3, 6, 80)
     with torch.no_grad():
-        tiled = evaluate._run_in_tiles(net, noisy, None, 8)
+        tiled = evaluate._run_in_tiles(net, noisy, 8)
         torch.testing.assert_close(tiled, net(noisy))
         net.halo = 0
-        assert not torch.allclose(evaluate._run_in_tiles(net, noisy, None, 8), tiled)
+        assert not torch.allclose(evaluate._run_in_tiles(net, noisy, 8), tiled)

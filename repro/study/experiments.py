@@ -22,9 +22,13 @@ class Evaluation:
 
     dataset: str
     sigma_255: float | None
+    events: float | None = None  # instead of sigma: Poisson noise of so many counts per white pixel
+    alpha: float | None = None  # instead of sigma: impulse noise on this share of pixels
     clip: bool = False
     round_8bit: bool = False
     seed: int = 0  # of the evaluation noise
+    repeats: int = 1  # independent draws of the noise per image, as SSDN's authors take 10 and 3
+    pad: str | None = None  # "clean": reflect, then add noise, as SSDN's authors do; "noisy": the reverse
     crop_multiple: int | None = None  # crop to multiples of it at the top left, as SADNet's authors do
     patch: int | None = None  # feed the image in patches of this side, as the replication of SADNet does
     ensemble: bool = False  # the mean over eight turned and mirrored versions of each image
@@ -36,12 +40,16 @@ class Evaluation:
         parts = [self.dataset]
         if self.sigma_255 is not None:
             parts.append(f"{self.sigma_255:g}")
+        parts += [f"poisson{self.events:g}"] if self.events is not None else []
+        parts += [f"impulse{self.alpha:g}"] if self.alpha is not None else []
         parts += [word for flag, word in ((self.clip, "clipped"), (self.round_8bit, "rounded")) if flag]
+        parts += [f"padded-{self.pad}"] if self.pad else []
         parts += [f"crop{self.crop_multiple}"] if self.crop_multiple else []
         parts += [f"patch{self.patch}"] if self.patch else []
         parts += ["ensemble"] if self.ensemble else []
         parts += [f"first{self.limit}"] if self.limit else []
         parts += [f"seed{self.seed}"] if self.seed else []
+        parts += [f"x{self.repeats}"] if self.repeats != 1 else []
         return "-".join(parts)
 
 
@@ -120,11 +128,15 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
         recipe = {**recipes.get(row["budget"], {}), **row.get("train", {})}
         train = {key: None if value == "none" else value for key, value in recipe.items()} if trains else None
         row = {"sigma_255": None, **row}
-        evaluations = [Evaluation(**{"sigma_255": row["sigma_255"], **e}) for e in row.get("evaluate", [])]
+        evaluations = [_read_evaluation(e, row["sigma_255"]) for e in row.get("evaluate", [])]
         settings = row | {key: tuple(row[key]) for key in ("seeds", "claims") if key in row}
         experiment = Experiment(**(settings | {"train": train, "evaluate": tuple(evaluations)}))
     except (KeyError, TypeError) as error:
         raise ReproError(f"{file}: {name} is not complete or has a surplus entry ({error}).") from error
+    for evaluation in experiment.evaluate:
+        levels = (evaluation.sigma_255, evaluation.events, evaluation.alpha)
+        if sum(level is not None for level in levels) > 1:
+            raise ReproError(f"{file}: {name} evaluates {evaluation.dataset} under more than one kind of noise.")
     if experiment.budget not in BUDGETS:
         raise ReproError(f"{file}: {name} has no budget of {', '.join(BUDGETS)}.")
     if experiment.data and any(experiment.data == e.dataset for e in experiment.evaluate):
@@ -132,3 +144,9 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
     if len({e.name for e in experiment.evaluate}) < len(experiment.evaluate):
         raise ReproError(f"{file}: {name} evaluates the same thing twice.")
     return experiment
+
+
+def _read_evaluation(settings: dict, sigma_255: float | None) -> Evaluation:
+    """An evaluation at the row's own noise level unless it names another, or noise of another kind."""
+    other = settings.keys() & {"events", "alpha"}
+    return Evaluation(**{"sigma_255": None if other else sigma_255, **settings})

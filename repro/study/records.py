@@ -97,8 +97,10 @@ class Record:
         return _read_table(path) if path.exists() else None
 
     def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:
-        """The first, that is the principal, evaluation on a data set at a noise level."""
+        """The first, that is the principal, evaluation on a data set at a noise level; None: its own noise."""
         for evaluation in self["evaluations"]:
+            if evaluation.get("events") is not None or evaluation.get("alpha") is not None:
+                continue  # noise of another kind, which has no sigma either
             if evaluation["dataset"] == dataset and evaluation["sigma_255"] == sigma_255:
                 return evaluation
         return None

@@ -108,6 +108,10 @@ class Group:
         about = next(e for e in self.first["evaluations"] if e["name"] == evaluation)
         parts = [f"repro evaluate --model {self.first.name} --data {about['dataset']}"]
         parts += [f"--sigma {about['sigma_255']:g}"] if about["sigma_255"] is not None else []
+        # Options that are newer than a record are not in it.
+        for option in ("events", "alpha", "pad"):
+            parts += [f"--{option} {about[option]}"] if about.get(option) is not None else []
+        parts += [f"--repeats {about['repeats']}"] if about.get("repeats", 1) != 1 else []
         parts += [flag for key, flag in (("clip", "--clip"), ("round_8bit", "--round-8bit")) if about[key]]
         parts += [f"--patch {about['patch']}"] if about["patch"] else []
         parts += ["--ensemble"] if about.get("ensemble") else []
