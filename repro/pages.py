@@ -11,20 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from repro import files, plots
-from repro.data import catalog, noise
-from repro.evaluate import denoise
-from repro.metrics import psnr_db
-from repro.notebooks import choose_network, render_table
+from repro.notebooks import render_table
 from repro.study import claims as ledger
 from repro.study import experiments, verdicts
-from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+from repro.study.tables import CLASSES
+from repro.study.verdicts import WORDS, Study
 
-CLASSES = {
-    REPRODUCED: "verdict-reproduced",
-    DIRECTION: "verdict-direction",
-    NOT_REPRODUCED: "verdict-not-reproduced",
-    NOT_TESTABLE: "verdict-not-testable",
-}
 KINDS = {
     "quality and cost": ledger.OUTCOMES,
     "statements": ledger.STATEMENTS,
@@ -38,12 +30,13 @@ PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "Scao
 
 def write_all(folder: Path) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
-    from repro import blindspot_pages, gradient_pages, stage_pages  # which use this module
+    from repro import blindspot_pages, cost_pages, gradient_pages, stage_pages, viewers  # which use this module
 
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: describe_glance(settled, study),
-        "picture": show_picture,
+        "picture": viewers.show_comparison,
+        "viewer": viewers.show_kernels,
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_curve": lambda: describe_curves(study, folder),
@@ -59,6 +52,15 @@ def write_all(folder: Path) -> None:
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),
         "gradnet_gradients": lambda: gradient_pages.describe_gradients(study),
         "gradnet_line": lambda: gradient_pages.describe_line(folder),
+        "costs_rescored": lambda: cost_pages.describe_rescored(settled, study),
+        "costs_real": lambda: cost_pages.describe_real(study),
+        "costs_weights": cost_pages.describe_weights,
+        "costs_methods": lambda: cost_pages.describe_methods(settled),
+        "costs_table7": lambda: cost_pages.describe_table7(settled),
+        "costs_slide": lambda: cost_pages.describe_slide(settled),
+        "costs_nonlocal": lambda: cost_pages.describe_nonlocal(settled),
+        "costs_times": lambda: cost_pages.describe_times(settled),
+        "costs_figure": lambda: cost_pages.describe_figure(settled, study, folder),
         "experiments": lambda: describe_experiments(study),
         "ledger": lambda: describe_ledger(settled),
     }
@@ -74,19 +76,20 @@ def show_verdict(word: str) -> str:
 
 def describe_glance(settled: pd.DataFrame, study: Study) -> str:
     """The headline result, and counts of verdicts by paper and kind of claim."""
-    bodies = []
+    papers, kinds = "", ""
     for paper, sources in PAPERS.items():
         of_paper = settled[settled["source"].isin(sources)]
         if of_paper.empty:
             continue
+        papers += _count(f"{paper}, {len(of_paper)} claims", of_paper)
         groups = {kind: of_paper[of_paper["metric"].isin(metrics)] for kind, metrics in KINDS.items()}
-        lines = [_count(f"{paper}, {len(of_paper)} claims", of_paper, "paper")]
+        lines = [_count(paper, of_paper, "paper")]
         lines += [_count(kind, claims) for kind, claims in groups.items() if len(claims)]
-        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
-    head = "".join(f"<th>{show_verdict(word)}</th>" for word in WORDS)
+        kinds += f"<tbody>{''.join(lines)}</tbody>"
+    everything = _count(f"all {len(settled)} claims", settled, "paper")
     table = (
-        '<div class="study-table"><table class="study glance"><thead>'
-        f"<tr><th>{len(settled)} claims</th>{head}</tr></thead>{''.join(bodies)}</table></div>"
+        f"{_glance(f'<tbody>{papers}{everything}</tbody>')}\n"
+        f"<details><summary>By kind of claim</summary>{_glance(kinds)}</details>"
     )
     waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
     still = (
@@ -96,6 +99,14 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
         else ""
     )
     return f"{describe_headline(settled, study)}\n\n{table}\n\n{still}"
+
+
+def _glance(bodies: str) -> str:
+    head = "".join(f"<th>{show_verdict(word)}</th>" for word in WORDS)
+    return (
+        '<div class="study-table"><table class="study glance">'
+        f"<thead><tr><th></th>{head}</tr></thead>{bodies}</table></div>"
+    )
 
 
 def _count(label: str, claims: pd.DataFrame, kind: str = "") -> str:
@@ -128,40 +139,46 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
     )
 
 
-def show_picture(photograph: str = "astronaut", sigma_255: float = 50.0) -> str:
-    """A photograph that no training saw, noisy and denoised, under a slider."""
-    net, remark = choose_network()
-    sample = next(sample for sample in catalog.samples("embedded-test") if sample.name == photograph)
-    noisy = noise.fixed_gaussian_noise(sample.clean, sample.name, sigma_255)
-    clean = denoise(noisy, net)
-    before, after = psnr_db(sample.clean, noisy.clamp(0, 1)), psnr_db(sample.clean, clean)
-    alt = f"The photograph {photograph}, noisy on the left of the slider and denoised by SADNet on the right."
-    slider = plots.compare(noisy.numpy(), clean.numpy(), ("noisy", "denoised"), alt).data
-    return (
-        f"{slider}\n\nA photograph that no training saw, with noise of sigma {sigma_255:g} ({before:.2f} dB) and after "
-        f"SADNet ({after:.2f} dB). {remark}"
-    )
-
-
 def describe_result(settled: pd.DataFrame, study: Study) -> str:
     """PSNR of SADNet on colour images: paper, replication, ours, verdict."""
-    rows = []
+    columns: dict[str, list[str]] = {
+        name: [] for name in ("images", "paper", "replication", "ours", "verdict", "why")
+    }  # fmt: skip
     for _, claim in ledger.find(settled, source="001", table="Table 3", method="SADNet").iterrows():
         where = {"dataset": claim["dataset"], "sigma_255": claim["sigma_255"]}
         other = _value(settled, source="000", table="Table 3", variant="replication", **where)
-        rows.append(
-            f"<tr><td>{claim['dataset']}</td><td>{claim['sigma_255']:g}</td><td>{claim['value']}</td>"
-            f"<td>{other['value']}</td><td>{_decibels(claim['ours'])}</td><td>{show_verdict(claim['word'])}</td>"
-            f'<td class="why">{escape(claim["reason"])}</td></tr>'
+        cells = (
+            f"{claim['dataset']}, sigma {claim['sigma_255']:g}",
+            claim["value"],
+            other["value"],
+            _decibels(claim["ours"]),
+            show_verdict(claim["word"]),
+            escape(claim["reason"]),
         )
-    head = "".join(
-        f"<th>{name}</th>" for name in ("images", "sigma", "paper", "replication", "ours", "verdict", "why")
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    return f"{describe_headline(settled, study)}\n\n{render_rows('Mean PSNR in dB, colour', columns)}"
+
+
+def render_rows(caption: str, columns: dict[str, list[str]], untested: list[bool] | None = None) -> str:
+    """HTML of a table from columns of HTML cells. ``untested`` says which rows are shown in grey.
+
+    On a phone each row becomes a block: its first cell on top, below it a line for every other one with its
+    column's name.
+    """
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = ""
+    for number, cells in enumerate(zip(*columns.values(), strict=True)):
+        grey = ' class="untested"' if untested and untested[number] else ""
+        body += f"<tr{grey}>" + "".join(
+            f'<td data-label="{escape(name)}"{" class=why" if name.startswith("why") else ""}>{cell}</td>'
+            for name, cell in zip(columns, cells, strict=True)
+        )
+        body += "</tr>"
+    return (
+        f'<div class="study-table"><table class="study rows"><caption>{caption}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-    table = (
-        '<div class="study-table"><table class="study"><caption>Mean PSNR in dB, colour</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-    return f"{describe_headline(settled, study)}\n\n{table}"
 
 
 def describe_costs(settled: pd.DataFrame) -> str:
