@@ -59,9 +59,11 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+submit_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
     data_app, name="data", help="The data sets: what they are, where they are, get them, check them."
 )
+app.add_typer(submit_app, name="submit", help="Denoise a benchmark and write the files that its home scores.")
 app.add_typer(bench_app, name="bench", help="Measure the speed of this machine.")
 
 
@@ -333,6 +335,76 @@ def evaluate(
         typer.echo(f"Written: {out}")
 
 
+# ---- submit
+
+
+Folder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the submission; one that was begun goes on.")]
+Ensemble = Annotated[
+    bool, typer.Option("--ensemble", help="Mean over eight turned and mirrored versions of each image.")
+]
+Method = Annotated[
+    str | None, typer.Option("--method", help="What the upload calls the method; the model's name, left out.")
+]
+
+
+@submit_app.command("sidd", cls=Command)
+def submit_sidd(
+    folder: Folder,
+    model: Model,
+    data: Annotated[
+        str, typer.Option(help="BenchmarkNoisyBlocksSrgb.mat, its folder, or sidd-benchmark in REPRO_DATA.")
+    ] = "sidd-benchmark",
+    sigma: Sigma = None,
+    network: Network = None,
+    ensemble: Ensemble = False,
+    method: Method = None,
+    device: Device = "auto",
+) -> None:
+    """Denoise the SIDD benchmark (sRGB): SubmitSrgb.mat and SubmitSrgb.csv.
+
+    Its clean blocks are not handed out. SubmitSrgb.mat is what the benchmark's own kit writes, SubmitSrgb.csv what its
+    contest at kaggle.com/competitions/sidd-benchmark-srgb-psnr takes. Upload the one that is asked for. The command may
+    be killed; the same one goes on behind the last finished image.
+    """
+    from repro.submission import submit_sidd as submit
+
+    for path in _submit(submit, folder, model, data, sigma, network, ensemble, method, device):
+        typer.echo(f"Written: {path}")
+
+
+@submit_app.command("dnd", cls=Command)
+def submit_dnd(
+    folder: Folder,
+    model: Model,
+    data: Annotated[
+        str, typer.Option(help="The folder of info.mat and images_srgb, or dnd in REPRO_DATA.")
+    ] = "dnd",
+    sigma: Sigma = None,
+    network: Network = None,
+    ensemble: Ensemble = False,
+    method: Method = None,
+    device: Device = "auto",
+) -> None:
+    """Denoise DND (sRGB): the folder OUT/bundled with 0001.mat to 0050.mat.
+
+    Its clean images are not handed out. Register at noise.visinf.tu-darmstadt.de and upload all files of OUT/bundled
+    for the sRGB track, unchanged and not packed; where single ones fail, as users report, upload these again. Each file
+    takes about 63 MB. A network that must be told the noise level is told the one that info.mat states for each box,
+    unless --sigma is given. The command may be killed; the same one goes on behind the last finished image.
+    """
+    from repro.submission import submit_dnd as submit
+
+    written = _submit(submit, folder, model, data, sigma, network, ensemble, method, device)
+    typer.echo(f"Written: {written[0]} to {written[-1].name}, {len(written)} files")
+
+
+def _submit(submit, folder, model, data, sigma, network, ensemble, method, device) -> list[Path]:
+    from repro import weights
+
+    net = weights.load(model, network).to(_device(device))
+    return submit(net, data, folder, method=method or Path(model).stem, sigma_255=sigma, ensemble=ensemble)
+
+
 # ---- notebooks and the book
 
 
@@ -438,13 +510,16 @@ def verify(
     names: Annotated[list[str] | None, typer.Argument(help="All that are here, by default.")] = None,
 ) -> None:
     """Compute the checksums of all files anew."""
-    from repro.data import catalog
+    from repro.data import catalog, official
 
     failures = []
     for name in names or [name for name in catalog.DATASETS if catalog.locate(name)]:
         try:
-            catalog.verify(name)
-            typer.echo(f"{name}: {len(catalog.DATASETS[name].files)} files as they should be")
+            where, entry = catalog.verify(name), catalog.DATASETS[name]
+            if entry.layout:
+                typer.echo(f"{name}: {official.count(entry.layout, where)} images, laid out as they should be")
+            else:
+                typer.echo(f"{name}: {len(entry.files)} files as they should be")
         except ReproError as error:
             failures.append(name)
             _complain(str(error))

@@ -7,7 +7,9 @@ looked for in this order:
 2. the cache of earlier downloads (:func:`repro.files.cache`);
 3. its home, from which :func:`fetch` downloads it into the cache (pooch; every file is checked on arrival).
 
-``embedded-train`` and ``embedded-test`` are photographs that scikit-image ships; they need none of this.
+``embedded-train`` and ``embedded-test`` are photographs that scikit-image ships; they need none of this. SIDD, DND,
+RENOIR and Nam's whole images have no checksums here: they are read from the mirror as their homes hand them out
+(:mod:`repro.data.official`).
 
 A set is checked against its checksums before it is used. The result is remembered with the size and time of
 change of every file, so the next start only asks for those.
@@ -27,7 +29,8 @@ from pathlib import Path
 from torch import Tensor
 
 from repro import files as places
-from repro.data.images import SUFFIXES, read_image
+from repro.data import official
+from repro.data.images import SUFFIXES, luma, read_image
 from repro.errors import ReproError
 
 
@@ -60,10 +63,13 @@ class DataSet:
     obtain: str = ""  # why there is no download
     folder: str = ""  # folder in a mirror, where it is not the name
     crop: int | None = None  # side of the centred square that is used, None for whole images
+    layout: str = ""  # name in repro.data.official.LAYOUTS, of a set that lies as its home hands it out
 
     @property
     def pairs(self) -> bool:
         """Whether each clean image has a noisy photograph of the same scene."""
+        if self.layout:
+            return official.LAYOUTS[self.layout].pairs is not None
         return any(path.startswith("noisy/") for path in self.files)
 
     @property
@@ -91,7 +97,7 @@ class DataSet:
 
 def _read_catalog() -> dict[str, DataSet]:
     listing = json.loads(Path(__file__).with_name("catalog.json").read_text(encoding="utf-8"))
-    sets = {name: DataSet(name=name, folder=name, **entry) for name, entry in listing.items()}
+    sets = {name: DataSet(**{"name": name, "folder": name} | entry) for name, entry in listing.items()}
     sets["kodak24-crop500"] = replace(
         sets["kodak24"],
         name="kodak24-crop500",
@@ -139,8 +145,11 @@ def locate(name: str) -> Path | None:
     mirror = os.environ.get("REPRO_DATA")
     if mirror and not Path(mirror).is_dir():
         raise ReproError(f"REPRO_DATA names {mirror}, which is not a folder.")
-    if mirror and (Path(mirror) / entry.folder).is_dir():
-        return Path(mirror) / entry.folder
+    here = Path(mirror) / entry.folder if mirror else None
+    if entry.layout:
+        return here if here and official.LAYOUTS[entry.layout].find(here) else None
+    if here and here.is_dir():
+        return here
     cached = _cache(entry)
     complete = entry.files and all((cached / path).exists() for path, _ in _stored(entry, cached).values())
     return cached if complete else None
@@ -158,8 +167,9 @@ def fetch(name: str, progress: bool = False) -> Path:
         return where
     offered = entry.at_home()
     if not offered:
+        what = official.LAYOUTS[entry.layout].contents if entry.layout else "it"
         raise ReproError(
-            f"{name} cannot be downloaded from here: {entry.obtain}. Get it at {entry.home}, put it in a "
+            f"{name} cannot be downloaded from here: {entry.obtain}. Get it at {entry.home}, put {what} in a "
             f"folder named {entry.folder}, and set REPRO_DATA to the folder that holds this one."
         )
     import pooch
@@ -203,9 +213,12 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
     """(image name, clean file, noisy file or None) of every image of the set, in the order of the names.
 
     ``name`` may also be a folder of one's own: of clean images, or with the folders ``clean`` and ``noisy``
-    that hold files of the same names.
+    that hold files of the same names, or in one of the layouts of :mod:`repro.data.official`. There one file may hold
+    many images, and the file named is the first of those that a clean image is the mean of.
     """
     own = Path(name)
+    if (pairs := _official(name)) is not None:
+        return [(pair.name, pair.clean, pair.noisy) for pair in pairs]
     if name not in DATASETS and own.is_dir():
         where, listed = own, {}
     else:
@@ -227,6 +240,12 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
 
 def samples(name: str, colour: str | None = "RGB", limit: int | None = None) -> Iterator[Sample]:
     """The images of the set one by one, as :func:`load` gives them, with one in memory at a time."""
+    pairs = _official(name)
+    if pairs is not None:
+        for pair in pairs[:limit]:
+            clean, noisy = pair.read()
+            yield Sample(pair.name, _in_colour(clean, colour), _in_colour(noisy, colour))
+        return
     crop = DATASETS[name].crop if name in DATASETS else None
     for image, clean, noisy in paths(name)[:limit]:
         yield Sample(
@@ -244,6 +263,38 @@ def load(name: str, colour: str | None = "RGB", limit: int | None = None) -> lis
     test sets are made), None what each file holds. Names are those of the files without suffix.
     """
     return list(samples(name, colour, limit))
+
+
+def find_layout(name: str, layout: str) -> Path:
+    """Where the set ``name``, or a folder or file of one's own, begins to be laid out as ``layout`` says.
+
+    Raises :class:`ReproError` if it is not there, or not laid out like that.
+    """
+    return official.locate(layout, folder(name) if name in DATASETS or not Path(name).exists() else Path(name))
+
+
+def _official(name: str) -> list[official.Pair] | None:
+    """The pairs of a set, folder or file in one of the layouts of :mod:`repro.data.official`; None for others."""
+    if name in DATASETS:
+        layout = DATASETS[name].layout
+        return official.list_pairs(layout, folder(name)) if layout else None
+    own = Path(name)
+    if not own.is_dir() and own.suffix.lower() != ".mat":
+        return None
+    layout = official.recognise(own)
+    if layout is None and own.is_file():
+        raise ReproError(
+            f"{own} is no file of pairs that is known here, which SIDD's validation blocks and Nam's images are; it "
+            f"holds {', '.join(official.names_in(own)) or 'nothing'}."
+        )
+    return official.list_pairs(layout, own) if layout else None
+
+
+def _in_colour(image: Tensor, colour: str | None) -> Tensor:
+    """[C, H, W] as :func:`repro.data.images.read_image` gives it."""
+    if colour == "RGB":
+        return image.expand(3, -1, -1).contiguous()
+    return luma(image) if colour == "L" and len(image) == 3 else image
 
 
 def _plain(path: str) -> str:
@@ -276,6 +327,8 @@ def _stored(entry: DataSet, where: Path) -> dict[str, tuple[str, str]]:
 
 
 def _verify(entry: DataSet, where: Path, anew: bool = False) -> None:
+    if not entry.files:
+        return
     stored = dict(_stored(entry, where).values())
     try:
         stats = [(where / path).stat() for path in stored]
