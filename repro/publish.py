@@ -18,7 +18,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from repro import files, pages
+from repro import files, forensic_pages, pages
 from repro.errors import ReproError
 
 # In this order: where no trained network is published, the later ones use the one that the first trains.
@@ -90,7 +90,7 @@ def build() -> Path:
     missing = [name for name in NOTEBOOKS if not (files.results() / "notebooks" / f"{name}.ipynb").exists()]
     if missing:
         raise ReproError(f"Not executed yet: {', '.join(missing)}; `make book` does it.")
-    pages.write_all(files.root() / "book" / "_generated")
+    write_fragments(files.root() / "book" / "_generated")
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "."]
     log = files.root() / "_build" / "book.log"
     log.parent.mkdir(exist_ok=True)
@@ -106,6 +106,12 @@ def build() -> Path:
         told = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
         raise ReproError("\n".join(["The book was built with faults:", *told[:20], f"All of it: {log}"]))
     return files.root() / "_build" / "html" / "index.html"
+
+
+def write_fragments(folder: Path) -> None:
+    """Write into ``folder`` what the prose pages include, numbers from claims, records and verdicts."""
+    pages.write_all(folder)
+    forensic_pages.write_all(folder)
 
 
 def _share_the_machine() -> None:

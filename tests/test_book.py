@@ -32,7 +32,7 @@ def test_the_contents_name_pages_that_exist_and_all_of_them():
 
 
 def test_pages_include_only_what_is_generated(tmp_path):
-    pages.write_all(tmp_path)
+    publish.write_fragments(tmp_path)
     written = {path.name for path in tmp_path.glob("*.md")}
     included = {
         name for path in PROSE for name in re.findall(r"\{include\} _generated/(\S+)", path.read_text())

@@ -1,4 +1,5 @@
-// Filters the ledger by source, verdict and words. Without this script the whole table is shown.
+// Filters the ledger, or the list of disagreements, by what its selects name and by words. Without this script the
+// whole table is shown.
 document.addEventListener("DOMContentLoaded", () => {
   const table = document.getElementById("ledger");
   const controls = document.getElementById("ledger-controls");
@@ -19,7 +20,7 @@ document.addEventListener("DOMContentLoaded", () => {
       row.hidden = !fits;
       shown += fits;
     }
-    count.textContent = `${shown} of ${rows.length} claims`;
+    count.textContent = `${shown} of ${rows.length} ${table.dataset.rows || "claims"}`;
     const query = new URLSearchParams();
     for (const field of [...fields, words]) if (field.value) query.set(field.name, field.value);
     if (location.protocol !== "file:") history.replaceState(null, "", query.size ? `?${query}` : location.pathname);

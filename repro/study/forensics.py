@@ -1,0 +1,298 @@
+"""What the sources disagree on, and what each disagreement is worth: ``results/forensics.toml``.
+
+An entry says what the paper, its earlier reproduction, the authors' code and this study do about one point.
+A comparison names two evaluations of records, ``experiment/evaluation/metric``; its effect is the mean of
+``a - b`` over images, ``a`` being what somebody else does and ``b`` what this study does. The evaluation is a
+name in the record's metrics (:attr:`repro.study.experiments.Evaluation.name`), ``stage-3`` for a stage of
+stages.csv, or ``gradient-zero-25`` for a kind of gradient and a noise level of gradients.csv.
+
+What has no record yet is missing, with the command that measures it. Nothing is estimated.
+"""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files
+from repro.errors import ReproError
+from repro.study import verdicts
+from repro.study.records import Record
+from repro.study.statistics import Interval, compare
+from repro.study.verdicts import Group, Study
+
+METHODS = ("SADNet", "SSDN", "GradNet", "ScaoedNet", "Comparators")
+MEASURED, WAITING, NO_EFFECT = "measured", "not measured", "nothing to measure"
+STATES = (MEASURED, WAITING, NO_EFFECT)
+UNITS = {"_db": "dB", "ssim": "SSIM", "ssim_3d": "SSIM", "_l1_255": "gray levels"}  # by the metric's ending
+
+
+@dataclass(frozen=True)
+class Column:
+    """One value per image: a metric of one evaluation of an experiment."""
+
+    experiment: str
+    evaluation: str
+    metric: str
+
+    @classmethod
+    def parse(cls, reference: str) -> "Column":
+        """``experiment/evaluation/metric``; ValueError for anything else."""
+        parts = reference.split("/")
+        if len(parts) != 3 or not all(parts):
+            raise ValueError(f"{reference!r} is not of the form experiment/evaluation/metric")
+        column = cls(*parts)
+        if not column.unit:
+            raise ValueError(f"{column.metric} is no measure of quality")
+        return column
+
+    def __str__(self) -> str:
+        return f"{self.experiment}/{self.evaluation}/{self.metric}"
+
+    @property
+    def unit(self) -> str:
+        """dB, SSIM or gray levels; empty for what is none of them."""
+        return next((unit for ending, unit in UNITS.items() if self.metric.endswith(ending)), "")
+
+    def read(self, record: Record) -> pd.Series | None:
+        """The values of one seed by image name, or None where the record lacks them."""
+        kind, _, rest = self.evaluation.partition("-")
+        if kind == "stage" and rest.isdigit():
+            table = record.stages
+            chosen = None if table is None else table[table["stage"] == int(rest)]
+        elif kind == "gradient":
+            table = record.gradients
+            name, _, level = rest.rpartition("-")
+            same = None if table is None else (table["gradient"] == name) & (table["sigma_255"] == float(level))
+            chosen = None if table is None else table[same]
+        else:
+            chosen = record.metrics[record.metrics["evaluation"] == self.evaluation]
+        if chosen is None or chosen.empty or self.metric not in chosen or chosen[self.metric].isna().any():
+            return None
+        return chosen.set_index("image")[self.metric].astype(float)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What somebody else does (``a``) against what this study does (``b``)."""
+
+    change: str  # from b to a, in a few words
+    a: Column
+    b: Column
+    differs: tuple[str, ...] = ()  # training settings, besides the network, in which the two runs may differ
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One point. A source that says nothing about it has an empty text."""
+
+    id: str
+    method: str
+    point: str
+    ours: str
+    paper: str = ""
+    reproduction: str = ""
+    code: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+    commands: tuple[str, ...] = ()  # measure it where no experiment of the list does
+    no_effect: str = ""  # why there is nothing to measure in a picture
+    claims: tuple[str, ...] = ()  # ids of the ledger that speak of the same point
+    printed: tuple[tuple[str, str], ...] = ()  # pairs of claim ids whose printed values differ
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A measured comparison. ``interval`` is that of the mean of ``a - b``, paired by image."""
+
+    comparison: Comparison
+    interval: Interval
+    first: Group
+    second: Group
+
+    @property
+    def unit(self) -> str:
+        return self.comparison.a.unit
+
+    @property
+    def same_network(self) -> bool:
+        """Whether one network was scored in two ways; else two were trained."""
+        return self.first is self.second
+
+    @property
+    def tolerance(self) -> float:
+        """What a verdict would let pass: of one network scored again, or of networks trained here."""
+        return verdicts.PSNR_DB if self.same_network else verdicts.PSNR_TRAINED_HERE_DB
+
+    @property
+    def matters(self) -> bool:
+        """Whether the effect has a sign and, in dB, exceeds what a verdict would let pass."""
+        return self.interval.sign != 0 and (self.unit != "dB" or abs(self.interval.mean) > self.tolerance)
+
+    @property
+    def word(self) -> str:
+        """The verdict on the effect: higher, lower, either of them within tolerance, or nothing to be told."""
+        if math.isnan(self.interval.low):
+            return "one image, no interval"
+        if self.interval.sign == 0:
+            return "not told from 0"
+        side = "higher" if self.interval.sign > 0 else "lower"
+        return side if self.matters else f"{side}, within tolerance"
+
+    @property
+    def runs(self) -> str:
+        """What was compared: one network, or two trainings and how long they took."""
+        if self.same_network:
+            return f"one network, {self.first.first['experiment']}"
+        if not (self.first.trained or self.second.trained):
+            return "two networks as published"
+        steps = sorted({group.first["steps"] for group in (self.first, self.second)})
+        seeds = min(len(group.records) for group in (self.first, self.second))
+        length = " and ".join(f"{number:,}" for number in steps)
+        return f"two trainings of {length} steps, {seeds} seed{'' if seeds == 1 else 's'} each"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A comparison without its records: which experiments it waits for, or why it cannot be made."""
+
+    comparison: Comparison
+    waits_for: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def command(self) -> str:
+        """Runs what is missing; empty where running would not help."""
+        return f"repro campaign {' '.join(f'--only {name}' for name in self.waits_for)}" if self.waits_for else ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A disagreement with what is known of its effects."""
+
+    disagreement: Disagreement
+    effects: tuple[Effect, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    printed: tuple[float, ...] = ()  # differences of the printed values, a - b
+
+    @property
+    def state(self) -> str:
+        if self.effects:
+            return MEASURED
+        return WAITING if self.gaps or self.disagreement.commands else NO_EFFECT
+
+    @property
+    def size_db(self) -> float:
+        """The largest effect in dB, without its sign; 0 where there is none."""
+        return max((abs(effect.interval.mean) for effect in self.effects if effect.unit == "dB"), default=0.0)
+
+
+def load(path: str | Path | None = None) -> list[Disagreement]:
+    """The entries in the file's order. A ReproError says which one is wrong, and how."""
+    path = Path(path) if path else files.results() / "forensics.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReproError(f"Cannot read the disagreements in {path}: {error}.") from error
+    entries = [_read(row, path.name) for row in content.get("disagreement", [])]
+    names = [entry.id for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ReproError(f"{path.name}: the id {twice[0]!r} occurs twice.")
+    return entries
+
+
+def _read(row: dict, file: str) -> Disagreement:
+    name = row.get("id", "without an id")
+    try:
+        comparisons = tuple(
+            Comparison(
+                entry.pop("change"), Column.parse(entry.pop("a")), Column.parse(entry.pop("b")),
+                **{key: tuple(value) for key, value in entry.items()},
+            )
+            for entry in map(dict, row.get("comparison", []))
+        )  # fmt: skip
+        settings = {key: value for key, value in row.items() if key != "comparison"}
+        settings |= {key: tuple(row[key]) for key in ("commands", "claims") if key in row}
+        settings["printed"] = tuple((pair["a"], pair["b"]) for pair in row.get("printed", []))
+        entry = Disagreement(**settings, comparisons=comparisons)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReproError(f"{file}: {name} is not complete or has a surplus entry ({error}).") from error
+    if entry.method not in METHODS:
+        raise ReproError(f"{file}: {name} has no method of {', '.join(METHODS)}.")
+    if not (entry.paper or entry.reproduction or entry.code):
+        raise ReproError(f"{file}: {name} has no source that says anything.")
+    if bool(entry.no_effect) == bool(entry.comparisons or entry.commands):
+        raise ReproError(f"{file}: {name} needs what measures it, or the reason why nothing can, and not both.")
+    for comparison in entry.comparisons:
+        if comparison.a.unit != comparison.b.unit:
+            raise ReproError(f"{file}: {name} compares {comparison.a.unit} with {comparison.b.unit}.")
+        if comparison.a == comparison.b:
+            raise ReproError(f"{file}: {name} compares {comparison.a} with itself.")
+    return entry
+
+
+def measure(comparison: Comparison, study: Study) -> Effect | Gap:
+    """The effect of a comparison, or what is missing for it.
+
+    Values of several seeds are averaged image by image, as everywhere in the study. Raises ReproError where
+    the two sides are not of the same images.
+    """
+    groups = {group.first["experiment"]: group for group in study.groups}
+    sides = (comparison.a, comparison.b)
+    if missing := tuple(dict.fromkeys(side.experiment for side in sides if side.experiment not in groups)):
+        return Gap(comparison, missing)
+    first, second = (groups[side.experiment] for side in sides)
+    if surplus := _foreign_settings(first, second, comparison.differs):
+        return Gap(comparison, reason=f"the two runs also differ in {', '.join(surplus)}")
+    values = []
+    for side, group in zip(sides, (first, second), strict=True):
+        columns = [side.read(record) for record in group.records]
+        if any(column is None for column in columns):
+            return Gap(comparison, reason=f"the record of {side.experiment} has no {side.evaluation} {side.metric}")
+        values.append(pd.concat(columns, axis=1).mean(axis=1, skipna=False))
+    try:
+        interval = compare(*values)
+    except ValueError as error:
+        raise ReproError(f"{comparison.a} and {comparison.b}: {error}") from error
+    return Effect(comparison, interval, first, second)
+
+
+def _foreign_settings(first: Group, second: Group, allowed: tuple[str, ...]) -> list[str]:
+    """Training settings in which two groups differ, beyond the network, the seed and those allowed.
+
+    A setting that only the newer record knows had its default in the older one, and cannot tell them apart.
+    """
+    one, two = (group.first["hyperparameters"] for group in (first, second))
+    shared = (one.keys() & two.keys()) - {"model", "sizes", "seed", *allowed}
+    return sorted(name for name in shared if one[name]["value"] != two[name]["value"])
+
+
+def find(study: Study, entries: list[Disagreement] | None = None) -> list[Finding]:
+    """Every disagreement with its effects, the largest first; then those that wait; then those without an effect."""
+    findings = []
+    for entry in load() if entries is None else entries:
+        results = [measure(comparison, study) for comparison in entry.comparisons]
+        effects = tuple(result for result in results if isinstance(result, Effect))
+        gaps = tuple(result for result in results if isinstance(result, Gap))
+        printed = tuple(_subtract_printed(pair, entry, study) for pair in entry.printed)
+        findings.append(Finding(entry, effects, gaps, printed))
+    return sorted(findings, key=lambda finding: (STATES.index(finding.state), -finding.size_db))
+
+
+def _subtract_printed(pair: tuple[str, str], entry: Disagreement, study: Study) -> float:
+    if unknown := [name for name in pair if name not in study.claims.index]:
+        raise ReproError(f"{entry.id} speaks of the claim {unknown[0]!r}, which is not in the ledger.")
+    first, second = (study.claims.loc[name, "number"] for name in pair)
+    return float(first - second)
+
+
+def list_effects(findings: list[Finding], unit: str = "dB") -> list[tuple[Disagreement, Effect]]:
+    """Every measured effect once, with the first disagreement that it speaks of, the largest first."""
+    seen: dict[tuple[Column, Column], tuple[Disagreement, Effect]] = {}
+    for finding in findings:
+        for effect in finding.effects:
+            if effect.unit == unit:
+                key = effect.comparison.a, effect.comparison.b
+                seen.setdefault(key, (finding.disagreement, effect))
+    return sorted(seen.values(), key=lambda pair: -abs(pair[1].interval.mean))
