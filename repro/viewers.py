@@ -71,31 +71,29 @@ class Shown(NamedTuple):
 def show_comparison() -> str:
     """Two of many versions of a photograph under a divider: HTML, and a sentence that says what is seen."""
     shown = collect_versions()
-    first = next(version for version in shown if version.level_255)
+    networks = "; ".join(f"{_label(version, psnr=False)}: {version.remark}" for version in shown if version.remark)
+    return (
+        f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
+        "with scikit-image), with noise, after each method whose network is published here, and without noise. PSNR is "
+        f"that of this part, computed before the pictures were stored as JPEG. {networks}."
+    )
+
+
+def render_comparison(shown: list[Shown]) -> str:
+    """HTML of :func:`show_comparison`: a noisy picture and a method's, at least, of one size."""
+    noisy = next(version for version in shown if not version.remark and version.level_255)
     best = max((version for version in shown if version.remark), key=lambda version: version.psnr_db)
-    items, options, groups = [], {"a": [], "b": []}, {}
-    for number, version in enumerate(shown):
-        label = _label(version)
-        items.append(
-            f'<figure><img src="{_encode_jpeg(version.image)}" alt="{escape(_describe(version))}" '
-            f'width="{version.image.shape[2]}" height="{version.image.shape[1]}" '
-            f'data-label="{escape(label)}"><figcaption>{escape(label)}</figcaption></figure>'
-        )
-        group = f"noise of sigma {version.level_255:g}" if version.level_255 else "without noise"
-        groups.setdefault(group, []).append((number, version))
-    for side, chosen in (("a", first), ("b", best)):
-        for group, versions in groups.items():
-            choices = "".join(
-                f'<option value="{number}"{" selected" if version is chosen else ""}>'
-                f"{escape(_label(version, level=False))}</option>"
-                for number, version in versions
-            )
-            options[side].append(f'<optgroup label="{group}">{choices}</optgroup>')
-    html = (
+    items = "".join(
+        f'<figure><img src="{_encode_jpeg(version.image)}" alt="{escape(_describe(version))}" '
+        f'width="{version.image.shape[2]}" height="{version.image.shape[1]}" data-label="{escape(_label(version))}">'
+        f"<figcaption>{escape(_label(version))}</figcaption></figure>"
+        for version in shown
+    )
+    left, right = (_list_choices(shown, chosen) for chosen in (noisy, best))
+    return (
         '<div class="viewer compare" data-viewer="compare"><div class="viewer-live" hidden>'
         '<div class="viewer-controls">'
-        f'<label>left<select name="a">{"".join(options["a"])}</select></label>'
-        f'<label>right<select name="b">{"".join(options["b"])}</select></label>'
+        f'<label>left<select name="a">{left}</select></label><label>right<select name="b">{right}</select></label>'
         '<span class="viewer-buttons"><button type="button" name="in" aria-label="zoom in">+</button>'
         '<button type="button" name="out" aria-label="zoom out">−</button>'
         '<button type="button" name="whole">whole</button></span></div>'
@@ -105,15 +103,18 @@ def show_comparison() -> str:
         '<span class="viewer-tag" data-side="b"></span><span class="compare-handle"></span></div>'
         '<p class="viewer-help" id="compare-help">Drag the line or press ← and →. Zoom with + and −, two '
         "fingers, or the wheel after a click; then drag, or press Shift and an arrow, to move about. 0 shows the whole "
-        "again.</p></div>"
-        f'<div class="viewer-static compare-static">{"".join(items)}</div></div>'
+        f'again.</p></div><div class="viewer-static compare-static">{items}</div></div>'
     )
-    networks = "; ".join(f"{_label(version, psnr=False)}: {version.remark}" for version in shown if version.remark)
-    return (
-        f"{html}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come with scikit-image), "
-        "with noise, after each method whose network is published here, and without noise. PSNR is that of this part, "
-        f"computed before the pictures were stored as JPEG. {networks}."
-    )
+
+
+def _list_choices(shown: list[Shown], chosen: Shown) -> str:
+    groups: dict[str, str] = {}
+    for number, version in enumerate(shown):
+        group = f"noise of sigma {version.level_255:g}" if version.level_255 else "without noise"
+        selected = " selected" if version is chosen else ""
+        option = f'<option value="{number}"{selected}>{escape(_label(version, level=False))}</option>'
+        groups[group] = groups.get(group, "") + option
+    return "".join(f'<optgroup label="{group}">{options}</optgroup>' for group, options in groups.items())
 
 
 def collect_versions() -> list[Shown]:
@@ -144,9 +145,9 @@ def collect_versions() -> list[Shown]:
 
 def find_networks(level_255: float) -> dict[str, Experiment]:
     """For each of :data:`METHODS` the experiment whose published colour network is for noise of that level."""
-    published, found = weights.published(), {}
+    published, listed, found = weights.published(), experiments.load(), {}
     for name, (method, variants) in METHODS.items():
-        for experiment in experiments.load():
+        for experiment in listed:
             fits = experiment.method == method and fnmatch(experiment.variant, variants)
             if fits and experiment.colour == "rgb" and experiment.name in published and _covers(experiment, level_255):
                 found[name] = experiment
@@ -298,10 +299,10 @@ def show_kernels(sigma_255: float = LEVELS_255[0]) -> str:
 def render_kernels(sampling: Mapping[int, tuple[np.ndarray, np.ndarray]], clean: np.ndarray) -> str:
     """HTML of :func:`show_kernels` for any photograph ``clean`` [C, H, W] and its ``sampling``."""
     packed = pack(collect_kernels(sampling, clean))
-    still = plots.encode_png(plots.draw_kernels(clean, sampling, offsets.choose_positions(clean)), 200)
+    positions = offsets.choose_positions(clean, margin_px=min(56, min(clean.shape[1:]) // 4))
+    still = plots.encode_png(plots.draw_kernels(clean, sampling, positions), 200)
     still = base64.b64encode(still).decode()
     names = {cell_px: f"scale {int(np.log2(cell_px)) + 1}" for cell_px in sampling}
-    cells = {cell_px: f"cell of {cell_px} px" for cell_px in sampling}
     ordered = sorted(names)
     buttons = "".join(
         f'<button type="button" data-cell="{cell_px}" aria-pressed="false">{names[cell_px][6:]}</button>'
@@ -309,7 +310,7 @@ def render_kernels(sampling: Mapping[int, tuple[np.ndarray, np.ndarray]], clean:
     )
     zooms = "".join(
         f'<figure data-cell="{cell_px}"><canvas role="img" aria-label="{names[cell_px]}: sampling points around the '
-        f'position"></canvas><figcaption>{names[cell_px]}, {cells[cell_px]}</figcaption></figure>'
+        f'position"></canvas><figcaption>{names[cell_px]}, {cell_px} px a cell</figcaption></figure>'
         for cell_px in ordered
     )
     rows = "".join(

@@ -1,6 +1,6 @@
 // The sampling points of SADNet's kernels at the pointer. Without this script a still picture is shown.
 document.addEventListener("DOMContentLoaded", () => {
-  const HALF_CELLS = 6; // half the width of a small picture
+  const HALF_CELLS = 4; // half the width of a small picture
   const DOT = "240, 228, 66";
   const RIM = "213, 94, 0";
   const AXIS = "#0072b2";
@@ -111,7 +111,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
     function dot(context, x, y, weight) {
       context.beginPath();
-      context.arc(x, y, 1.6 + 2.6 * weight, 0, 2 * Math.PI);
+      context.arc(x, y, 1.4 + 2.2 * weight, 0, 2 * Math.PI);
       context.fillStyle = `rgba(${DOT}, ${0.15 + 0.6 * weight})`;
       context.strokeStyle = `rgba(${RIM}, ${0.25 + 0.75 * weight})`;
       context.lineWidth = 1.1;
@@ -167,15 +167,17 @@ document.addEventListener("DOMContentLoaded", () => {
           for (const x of [-1, 0, 1]) context.strokeRect(middle + x * cell - 3, middle + y * cell - 3, 6, 6);
         }
       }
-      if (one.region === "edge") line(context, middle, one.edge, 3.4 * cell, "#000", [5, 4]);
-      if (Math.hypot(...one.axis) > 0.5) line(context, middle, one.axis, one.long * cell, AXIS, []);
       for (const { x, y, weight } of one.dots) dot(context, middle + x * cell, middle + y * cell, weight);
+      if (one.region === "edge") line(context, middle, one.edge, 3 * cell, "#000", [5, 4]);
+      if (Math.hypot(...one.axis) > 0.5) line(context, middle, one.axis, 1.5 * one.long * cell, AXIS, []);
       const outside = one.dots.filter(({ x, y }) => Math.max(Math.abs(x), Math.abs(y)) > HALF_CELLS).length;
       const beyond = outside ? `, ${outside} of ${points} points outside` : "";
       figure.querySelector("canvas").setAttribute(
         "aria-label",
         `scale ${Math.log2(one.scale.cell_px) + 1}: ${points} sampling points, spread ${one.radius_px.toFixed(2)} pixels${beyond}`,
       );
+      figure.querySelector("figcaption").textContent =
+        `scale ${Math.log2(one.scale.cell_px) + 1}, ${one.scale.cell_px} px a cell${outside ? `, ${outside} outside` : ""}`;
       figure.classList.toggle("is-chosen", one.scale === chosen);
     }
 
