@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 import repro
 from repro.checkpoint import newest_checkpoint, write_checkpoint
-from repro.data import catalog, noise
+from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
 from repro.files import write_atomically
@@ -63,10 +63,10 @@ from repro.ops import DeformConv2d
 from repro.weights import load, save
 
 VALIDATION_SIZE = 256
-# What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop. SIDD:
-# number of the recording, number of the scene, camera and its settings.
-SCENES = {"polyu": r"([A-Za-z]+)_+\d+$", "sidd": r"^\d{4}_(\d{3})_"}
-SCENE_AND_NUMBER = r"^(.+?)_+\d+$"  # other sets, and folders
+# What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop.
+SCENES = {"polyu": r"([A-Za-z]+)_+\d+$"}
+# SIDD, by whatever name or folder: recording, scene, camera, its settings, light, number. Others: scene and number.
+SCENES_BY_THEMSELVES = (r"^\d{4}_(\d{3})_[A-Z0-9]{2}_", r"^(.+?)_+\d+$")
 
 
 class Interrupted(ReproError):
@@ -539,13 +539,13 @@ def keep_scenes_apart(dataset: str, names: list[str], count: int) -> set[int]:
     """Indices of the images that are kept out of training: whole scenes, ``count`` images or a few more.
 
     The smallest scenes are taken first, of equally small ones the last: training loses least, and what is kept out
-    shows most. The largest scene always stays. A scene is read off the names (``kitchen_1``, ``kitchen_2``; see
-    :data:`SCENES`); where all names are of fewer than four scenes (``IMG_0001``, ``IMG_0002``), each image is one.
+    shows most. The largest scene always stays. A scene is read off the names (``kitchen_1``, ``kitchen_2``); where all
+    names are of fewer than four scenes (``IMG_0001``, ``IMG_0002``), each image is one.
     """
-    pattern = SCENES.get(dataset, SCENE_AND_NUMBER)
+    patterns = [SCENES[dataset]] if dataset in SCENES else SCENES_BY_THEMSELVES
     scenes = defaultdict(list)
     for index, name in enumerate(names):
-        found = re.search(pattern, name)
+        found = next(filter(None, (re.search(pattern, name) for pattern in patterns)), None)
         scenes[found[1] if found else name].append(index)
     members = list(scenes.values()) if len(scenes) > 3 else [[index] for index in range(len(names))]
     apart: set[int] = set()
@@ -557,7 +557,12 @@ def keep_scenes_apart(dataset: str, names: list[str], count: int) -> set[int]:
 
 
 def _read_training_set(config: TrainConfig, name: str, pairs: bool = False) -> list[Photograph]:
-    if name in catalog.DATASETS and not catalog.find(name).role.startswith("train"):
+    if name in catalog.DATASETS:
+        roles = [catalog.find(name).role]
+    else:  # a folder of one's own may hold a known set
+        layout = official.recognise(Path(name)) if Path(name).exists() else None
+        roles = [entry.role for entry in catalog.DATASETS.values() if entry.layout and entry.layout == layout]
+    if roles and not any(role.startswith("train") for role in roles):
         raise ReproError(f"{name} is a test set; nothing is trained on it.")
     return read_photographs(name, {"rgb": "RGB", "gray": "L"}[config.colour], pairs)
 

@@ -293,6 +293,21 @@ def test_pixelwise_noise_is_a_mixture():
     assert (noise / noise.std()).pow(4).mean() > 3.1  # heavier tails than a Gaussian
 
 
+def test_real_noise_is_left_as_it_is():
+    """What draws its own noise draws it for the other samples only."""
+    torch.manual_seed(0)
+    noisy, clean = torch.rand(2, 3, 6, 7), torch.rand(2, 3, 6, 7)
+    real = torch.tensor([True, False])
+    torch.manual_seed(1)
+    made = torch.stack([noisy[0], gradnet.add_pixelwise_noise(clean)[1]])
+    torch.manual_seed(1)
+    loss = gradnet.pixelwise_l2(Identity(), noisy, clean, 0, real)
+    torch.testing.assert_close(loss, (made - clean).square().mean())
+    for name in ("consistency", "consistency_sum", "fidelity", "oracle"):
+        objective = getattr(gradnet, name)
+        assert torch.equal(objective(Identity(), noisy, clean, 0, real), objective(Identity(), noisy, clean, 0))
+
+
 @pytest.mark.parametrize("loss", ["consistency", "consistency_sum", "fidelity", "oracle", "pixelwise", "pixelwise_l2"])
 def test_every_loss_trains(tmp_path, loss):
     sizes = SMALL | {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}}

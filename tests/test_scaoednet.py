@@ -286,6 +286,33 @@ def test_signal_dependent_objectives_make_their_own_noise():
     assert of_both > lose(scaoednet.signal_dependent_image, clean, 3), "the same image error, the map's beside it"
 
 
+@pytest.mark.parametrize("name", ["gaussian", "signal_dependent", "signal_dependent_image"])
+def test_a_real_sample_counts_by_its_image_alone(name):
+    net, objective = small(), getattr(scaoednet, name)
+    clean, noisy = torch.rand(2, 4, 3, 8, 8)
+
+    def lose(real):
+        torch.manual_seed(5)
+        return objective(net, noisy, clean, 0, real=real)
+
+    nobody, everybody = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
+    assert lose(nobody) == lose(None)
+    torch.testing.assert_close(lose(everybody), (net(noisy) - clean).abs().mean())
+    # Every sample weighs the same in whatever company.
+    alone = [lose(everybody.clone().index_fill(0, torch.tensor(k), False)) - lose(everybody) for k in range(4)]
+    torch.testing.assert_close(sum(alone), lose(nobody) - lose(everybody))
+
+
+def test_what_the_network_says_of_an_unknown_noise_map_has_no_gradient():
+    net, real = small(stages=1), torch.tensor([True, False])
+    noisy = torch.rand(2, 3, 8, 8, requires_grad=True)
+    maps = net(noisy, every_stage=True)[0].noise_map
+    net.forward = lambda noisy, every_stage: [scaoednet.Estimate(noisy.detach(), maps)]
+    maps.retain_grad()
+    scaoednet.gaussian(net, noisy, noisy.detach(), 0, real).backward()
+    assert maps.grad[0].abs().max() == 0 and maps.grad[1].abs().min() > 0
+
+
 def test_training_tells_the_network_how_strong_the_noise_is():
     """A few steps on the noise map alone, seen from the outside: its error falls."""
     net = small(stages=1, width=16)

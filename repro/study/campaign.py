@@ -230,6 +230,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     used |= dict.fromkeys(e.dataset for e in experiment.evaluate)
     used |= {experiment.stages: None} if experiment.stages else {}
     used |= {experiment.gradients: None} if experiment.gradients else {}
+    used |= {pairs: None} if (pairs := (experiment.train or {}).get("pairs")) else {}
     sets = [catalog.find(name) for name in used]
     content = {
         "experiment": experiment.name,

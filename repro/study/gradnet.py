@@ -4,11 +4,13 @@
 absolute values are met, if at all, by whole images: from its own checkpoint of DnCNN and from BM3D, within the
 tolerance for values that need no training; networks trained here are narrower and see less, and can at best be
 on the printed value's side of BM3D, image by image. Its values on SIDD were measured on the folder that it had
-trained on, and say nothing about denoising photographs that were not seen.
+trained on, and say nothing about denoising photographs that were not seen. Which method is ahead there is tested on
+photographs that no network here has seen, of other cameras; such a verdict speaks of the direction at most.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -40,15 +42,24 @@ COLUMNS = {
     "GradNet + BM3D": ("gradnet-impl", "BM3D"),
     "GradNet + DnCNN, paper": ("gradnet", "DnCNN"),
 }
+# The same columns for real noise: networks trained half on pairs, half on Gaussian noise, and 003's choice for BM3D.
+REAL_COLUMNS = {
+    "DnCNN": ("dncnn", "16 layers, real, width 32"),
+    "BM3D": ("bm3d", "estimated, times 5"),
+    "GradNet + DnCNN": ("gradnet-impl", "DnCNN, real, width 16"),
+}
+REAL_PHOTOGRAPHS = "cc15"
+SEEN = "it was measured on the folder that the networks had been trained on, and SIDD must be asked for"
 EXCHANGED = "GradNet + DnCNN, BM3D gradients"  # the column in which gradients are exchanged after training
 
 
 def settle(claim: pd.Series, study: Study) -> Verdict | None:
     """The verdict on a claim of 003, or None where the rules for all sources have one."""
     metric = claim["metric"]
-    if claim["dataset"] == "SIDD" and metric in ("psnr", "ordering"):
-        reason = "it was measured on the folder that the networks had been trained on, and SIDD must be asked for"
-        return verdicts._untested(claim, study, reason, waits=False)
+    if claim["dataset"] == "SIDD" and metric == "psnr":
+        return verdicts._untested(claim, study, SEEN, waits=False)
+    if claim["dataset"] == "SIDD" and metric == "ordering":
+        return _settle_real_ordering(claim, study)
     if metric == "psnr":
         return _settle_quality(claim, study)
     if metric == "ordering":
@@ -163,6 +174,21 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
             if same_images and alike:
                 return verdicts.judge_ordering(claim, one, other, evaluation)
     return verdicts._untested(claim, study, f"there are no per-image results of both: {claim['variant']}")
+
+
+def _settle_real_ordering(claim: pd.Series, study: Study) -> Verdict:
+    """By photographs that neither side was trained on."""
+    sides = [REAL_COLUMNS.get(side) for side in claim["variant"].split(" over ")]
+    groups = [study.find(*side, "rgb", REAL_PHOTOGRAPHS, None) if side else [] for side in sides]
+    if not all(groups):
+        verdict = verdicts._untested(claim, study, SEEN, waits=None not in sides)
+        after = f"; other photographs wait for the experiment {verdict.waits_for}" if verdict.waits_for else ""
+        return replace(verdict, reason=f"{SEEN[0].upper()}{SEEN[1:]}{after}.")
+    first, second = (found[0] for found in groups)
+    evaluation = first.first.find_evaluation(REAL_PHOTOGRAPHS, None)["name"]
+    verdict = verdicts.judge_ordering(claim, first, second, evaluation)
+    where = f"On {REAL_PHOTOGRAPHS}, which neither was trained on; 003 measured on the folder that it had trained on."
+    return replace(verdict, reason=f"{verdict.reason} {where}")
 
 
 # --- statements ---------------------------------------------------------------------------------------------------

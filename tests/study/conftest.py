@@ -21,14 +21,15 @@ def make_lasting_record(tmp_path_factory):
 def _maker(parent):
     def make(
         experiment, psnr_db, *, method="sadnet", variant="full", budget="cpu", steps=10, seed=0,
-        sigma_255=50.0, colour="rgb", dataset="kodak24", offsets=None, **hyperparameters,
+        sigma_255=50.0, colour="rgb", dataset="kodak24", offsets=None, ssim=20.0, **hyperparameters,
     ):  # fmt: skip
         folder = parent / "runs" / experiment / f"seed{seed}"
         folder.mkdir(parents=True)
         metrics = pd.DataFrame({metric: 20.0 for metric in records.METRICS}, index=range(len(psnr_db)))
         metrics["psnr_db"] = psnr_db
+        metrics["ssim"] = ssim
         metrics.insert(0, "image", [f"image{k}" for k in range(len(psnr_db))])
-        name = f"{dataset}-{sigma_255:g}"
+        name = dataset if sigma_255 is None else f"{dataset}-{sigma_255:g}"
         metrics["evaluation"] = name
         metrics.to_csv(folder / "metrics.csv", index=False)
         if offsets is not None:

@@ -74,6 +74,40 @@ def test_ablation_states_are_compared_by_the_same_recipe_only(make_record):
     assert verdict.evidence == "fair-seed0 short-seed0"
 
 
+def test_what_a_record_is_too_old_to_say_had_its_default(make_record):
+    old = make_record("old", 29.0 + SPREAD, variant="none")
+    same = make_record("same", 29.2 + SPREAD, pairs=None, pairs_share=0.5, betas=[0.9, 0.99])
+    other = make_record("other", 29.2 + SPREAD, pairs="polyu", pairs_share=0.5)
+    claim = "001-order-ablation-full-over-none"
+    assert settled(claim, old, same).word == DIRECTION
+    assert settled(claim, old, other).word == NOT_TESTABLE
+
+
+REAL = {"dataset": "nam25", "sigma_255": None}
+
+
+@pytest.mark.parametrize(("offset_db", "word"), [(0.11, DIRECTION), (0.09, NOT_REPRODUCED)])
+def test_a_network_for_real_noise_speaks_of_the_direction_and_of_its_training_set(make_record, offset_db, word):
+    cbm3d = LEDGER.loc["001-t6-nam-cbm3d-psnr", "number"]
+    ours = make_record("ours", cbm3d + offset_db + SPREAD, **REAL, pairs="polyu")
+    verdict = settled("001-t6-nam-sadnet-psnr", ours)
+    assert verdict.word == word, verdict.reason
+    assert "trained on pairs of polyu, not on SIDD and RENOIR" in verdict.reason
+
+
+def test_orderings_on_real_noise_are_by_the_measure_they_name(make_record):
+    ours = make_record("ours", 38 + SPREAD, **REAL, pairs="polyu", ssim=0.97)
+    other = make_record("other", 39 + SPREAD, **REAL, method="pd", steps=0, ssim=0.96)
+    verdict = settled("001-order-nam-ssim-over-pd", ours, other)
+    assert verdict.word == DIRECTION and "+0.0100" in verdict.reason and "Trained on pairs of polyu" in verdict.reason
+    verdict = settled("001-s43-nam-gain-over-pd", ours, other)
+    assert verdict.word == NOT_REPRODUCED and verdict.difference == pytest.approx(-1)
+    better = make_record("better", 39.5 + SPREAD, **REAL, pairs="polyu", budget="paper")
+    assert settled("001-s43-nam-gain-over-pd", better, other).word == DIRECTION  # its gain is another
+    assert settled("001-order-nam-ssim-over-ridnet", ours, other).word == NOT_TESTABLE
+    assert settled("001-t5-sidd-validation-sadnet", ours).word == NOT_TESTABLE
+
+
 def test_seeds_are_averaged_image_by_image(make_record):
     first = make_record("x", PRINTED + 0.1 + SPREAD, budget="paper", seed=0)
     second = make_record("x", PRINTED - 0.1 + SPREAD[::-1], budget="paper", seed=1)
