@@ -5,7 +5,7 @@ absolute values are met, if at all, by whole images: from its own checkpoint of 
 tolerance for values that need no training; networks trained here are narrower and see less, and can at best be
 on the printed value's side of BM3D, image by image. Its values on SIDD were measured on the folder that it had
 trained on, and say nothing about denoising photographs that were not seen. Which method is ahead there is tested on
-photographs that no network here has seen, of other cameras; such a verdict speaks of the direction at most.
+photographs of another set, which no network here has seen; such a verdict speaks of the direction at most.
 """
 
 import math
