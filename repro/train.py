@@ -60,6 +60,7 @@ from repro.errors import ReproError
 from repro.files import write_atomically
 from repro.metrics import psnr_db
 from repro.ops import DeformConv2d
+from repro.parallel import choose_strategy, share_batch_norm
 from repro.weights import load, save
 
 VALIDATION_SIZE = 256
@@ -207,7 +208,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
     The final weights are the averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
     of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
     elsewhere. ``device`` is "auto", "cpu" or "cuda". Started by ``torchrun``, the processes share each
-    batch.
+    batch (:mod:`repro.parallel`) and see the same ``folder``.
 
     Raises :class:`Interrupted` after SIGINT or SIGTERM, and :class:`ReproError` for a folder that holds
     another run or is in use, for a loss or gradient that is not finite, and for a disk that is full.
@@ -219,7 +220,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
         accelerator=device,
         devices=local,
         num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
+        strategy=choose_strategy(world),
         precision={"32": "32-true", "bf16": "bf16-mixed"}[config.precision],
     )
     fabric.launch()
@@ -265,6 +266,8 @@ class _Run:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        if fabric.world_size > 1:
+            share_batch_norm(self.net)
         self.averaged = deepcopy(self.net) if config.ema_decay else self.net
         self.objective = LOSSES.get(config.loss) or getattr(sys.modules[type(self.net).__module__], config.loss, None)
         if self.objective is None:
