@@ -530,6 +530,15 @@ def verify(
 # ---- the study
 
 
+Results = Annotated[
+    Path | None,
+    typer.Option(resolve_path=True, help="Folder of records and weights; the repository's results by default."),
+]
+Listed = Annotated[
+    Path | None, typer.Option("--experiments", help="Another list than results/experiments.toml.")
+]
+
+
 @app.command(cls=Command)
 def campaign(
     hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many hours.")] = None,
@@ -543,22 +552,51 @@ def campaign(
     status: Annotated[
         bool, typer.Option("--status", help="Only say what is done and what is missing.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: for programs to read.")] = False,
+    results: Results = None,
+    listed: Listed = None,
 ) -> None:
     """Run what is missing of the study. Kill it at any moment; the same command goes on."""
     from repro.study import campaign as study
+    from repro.study import experiments
 
+    everything, names = experiments.load(listed), tuple(only or ())
     if status:
-        typer.echo(study.format_status(study.status()))
+        chosen = study.choose(everything, budget, names) if budget or names else everything
+        frame = study.status(results, chosen)
+        typer.echo(frame.to_json(orient="records", indent=1) if as_json else study.format_status(frame))
         return
     start = time.monotonic()
     try:
-        for folder in study.run(hours, budget, tuple(only or ()), say=_say):
+        for folder in study.run(hours, budget, names, results=results, experiments=everything, say=_say):
             typer.echo(f"Written: {folder}")
     except study.Stopped as error:
         if hours is None or time.monotonic() - start < hours * 3600 - 1:
             _complain(str(error))
             raise typer.Exit(130) from None
         typer.echo(f"The {hours:g} hours are over; the same command goes on.")  # as was asked
+
+
+@app.command(cls=Command)
+def experiment(
+    name: Annotated[str, typer.Argument(help="See `repro campaign --status`.")],
+    seed: Annotated[int, typer.Option(min=0, help="One of those that the list names.")] = 0,
+    results: Results = None,
+    listed: Listed = None,
+) -> None:
+    """Carry out one seed of one experiment: what the Snakefile starts as a job.
+
+    Under torchrun the processes share each training batch. Verdicts are left to `repro claims --write`.
+    """
+    from repro.study import campaign as study
+    from repro.study import experiments
+
+    try:
+        home = study.run_one(name, seed, results=results, experiments=experiments.load(listed), say=_say)
+    except study.Stopped as error:
+        _complain(str(error))
+        raise typer.Exit(130) from None
+    typer.echo(f"Record: {home}")
 
 
 def _say(line: str) -> None:

@@ -3,6 +3,9 @@
 It may be killed at any moment: training goes on from its checkpoint, an evaluation from the first image set
 that has no file yet, and a record appears when everything it speaks of is in place. Two campaigns do not
 disturb each other: one folder, one process.
+
+:func:`run` goes down the list in one process. :func:`run_one` does one seed of one experiment, for a scheduler that
+starts many of them side by side; there torchrun may start several processes, which share each training batch.
 """
 
 import fcntl
@@ -82,9 +85,11 @@ def run(
     that is not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of
     the hours.
     """
+    if _count_processes() > 1:
+        raise ReproError("Several processes share one experiment, not a campaign: `repro experiment NAME` is theirs.")
     results = results or files.results()
     experiments = experiments if experiments is not None else listing.load()
-    chosen = _choose(experiments, budget, only)
+    chosen = choose(experiments, budget, only)
     written, failed = [], []
     with _ending(hours):
         for experiment, seed in [(e, seed) for e in chosen for seed in e.seeds]:
@@ -112,6 +117,62 @@ def run(
     if failed and not written:
         raise ReproError(f"Nothing could be finished; see above for {', '.join(failed)}.")
     return written
+
+
+def run_one(
+    name: str,
+    seed: int = 0,
+    *,
+    results: Path | None = None,
+    experiments: list[Experiment] | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Carry out one seed of one experiment, of whatever budget; returns the folder of its record.
+
+    One that is done is left as it is. Verdicts are left alone, since such jobs run side by side. Of the processes
+    that torchrun starts, all train and the first alone evaluates and publishes; they must see the same
+    ``$REPRO_RUNS``. Raises ReproError where a record of other settings is in the way, or another process works on
+    the same, and :class:`Stopped` on SIGINT or SIGTERM.
+    """
+    results = results or files.results()
+    experiment = listing.get(name, experiments)
+    if seed not in experiment.seeds:
+        listed = ", ".join(str(listed) for listed in experiment.seeds)
+        raise ReproError(f"{name} is listed with seed {listed}, not {seed}.")
+    home = _home(results, experiment, seed)
+    state = _describe(experiment, seed, results)["state"]
+    if state == "done":
+        say(f"{name} seed {seed}: done already.")
+        return home
+    if state == "outdated":
+        raise ReproError(f"{name} seed {seed} has a record of other settings than the list's; remove {home} to redo it.")
+    with _ending(None):
+        try:
+            if _is_first_process():
+                say(f"{name} seed {seed}: {experiment.why} [{state}]")
+                return carry_out(experiment, seed, results, say)
+            if experiment.train is not None:
+                _help_training(experiment, seed)
+        except ReproError as error:
+            if _is_interruption(error):
+                raise Stopped(str(error)) from error
+            raise
+    return home
+
+
+def _count_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _is_first_process() -> bool:
+    """Whether this process is alone, or the first of those that torchrun started."""
+    return _count_processes() == 1 or int(os.environ["RANK"]) == 0
+
+
+def _help_training(experiment: Experiment, seed: int) -> None:
+    from repro.train import train
+
+    train(experiment.train_config(seed), _workplace(experiment, seed))
 
 
 def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[str], None] = print) -> Path:
@@ -243,7 +304,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "hyperparameters": summary.get("hyperparameters", {}),
         "commit": environment["commit"],
         "versions": environment["versions"],
-        "device": environment["device"],
+        "device": _describe_device(environment["device"], summary.get("processes", 1)),
         "threads": summary.get("threads", environment["threads"]),
         "started": summary.get("started", environment["started"]),
         "seconds": summary.get("seconds", 0.0),
@@ -267,6 +328,10 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     _write_table(metrics, home / "metrics.csv")
     records.write(content, home)
     return home
+
+
+def _describe_device(device: str, processes: int) -> str:
+    return device if processes == 1 else f"{processes} x {device}"
 
 
 def _note_environment(folder: Path) -> None:
@@ -318,7 +383,10 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bo
     return all(now[name]["value"] == then[name]["value"] for name in shared)
 
 
-def _choose(experiments: list[Experiment], budget: str | None, only: tuple[str, ...]) -> list[Experiment]:
+def choose(
+    experiments: list[Experiment], budget: str | None = None, only: tuple[str, ...] = ()
+) -> list[Experiment]:
+    """The experiments that ``budget`` and ``only`` mean, as :func:`run` takes them."""
     chosen = {}
     for pattern in only:
         found = {e.name: e for e in experiments if fnmatchcase(e.name, pattern) and budget in (None, e.budget)}

@@ -1,0 +1,156 @@
+"""The campaign on many machines: a job for every seed of every experiment whose record is missing.
+
+    snakemake -n                                          what is missing of the budget `paper`
+    snakemake --cores 2 --config budget=cpu threads=1     two jobs side by side on this machine
+    snakemake --profile profiles/slurm --config gpus=8    on a cluster (book/rerun.md has the commands)
+
+The list is results/experiments.toml, and `repro campaign --status` says what of it is missing: Snakemake has only its
+answer. A job is `repro experiment NAME --seed K`, which goes on from the last checkpoint; a job that was killed is
+finished by the next `snakemake`, with the same weights. Records that exist are no targets, so that no option of
+Snakemake removes or repeats them. When the jobs are over, the study's verdicts are settled anew.
+
+Settings (--config NAME=VALUE):
+
+    budget       smoke, cpu, gpu or paper (paper, unless `only` is given)
+    only         experiments, or patterns of names, with commas between them
+    results      folder of records and weights (results)
+    experiments  another list than results/experiments.toml
+    gpus         GPUs of a run on each of its nodes (1 for the budgets gpu and paper, else none)
+    nodes        nodes of a run (1)
+    processes    processes of a run on each of its nodes, among which each batch is shared (one for each GPU)
+    threads      processor cores of a job on each node (4 for each GPU, else 1); its arithmetic depends on it, in the
+                 last bits
+    retries      how often a job is started again by itself, which goes on where it was (0)
+    minutes      time limit of a job for which the campaign has no estimate yet (1440)
+    margin       time limit of a job in units of its estimate (1.5)
+    repro        the study's command (.venv/bin/repro, or the one on the PATH)
+"""
+
+import json
+import math
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+EVALUATION_MINUTES = 60  # a job's time limit beyond its training, which is all that the campaign estimates
+
+ROOT = Path(workflow.basedir)
+RESULTS = Path(config.get("results", ROOT / "results")).resolve()
+REPRO = shutil.which(str(config.get("repro", ROOT / ".venv" / "bin" / "repro"))) or shutil.which("repro")
+if REPRO is None:
+    raise WorkflowError("The command `repro` is not here; name it with --config repro=/path/to/repro.")
+TORCHRUN = Path(REPRO).with_name("torchrun")
+ONLY = [name for name in str(config.get("only", "")).split(",") if name]
+BUDGET = config.get("budget", None if ONLY else "paper")
+PLACE = ["--results", RESULTS]
+if "experiments" in config:
+    PLACE += ["--experiments", Path(config["experiments"]).resolve()]
+
+
+def ask_campaign():
+    """What the campaign says of every run that is meant: {(experiment, seed): row}."""
+    command = [REPRO, "campaign", "--status", "--json", *PLACE]
+    command += ["--budget", BUDGET] if BUDGET else []
+    command += [word for name in ONLY for word in ("--only", name)]
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise WorkflowError("The campaign could not say what is missing; its reason stands above.")
+    return {(row["experiment"], str(row["seed"])): row for row in json.loads(done.stdout)}
+
+
+RUNS = ask_campaign()
+MISSING = [run for run, row in RUNS.items() if row["state"] not in ("done", "outdated")]
+
+
+def locate_record(experiment, seed):
+    return f"{RESULTS}/runs/{experiment}/seed{seed}/record.json"
+
+
+def count_gpus(wildcards):
+    on_gpus = RUNS[wildcards.experiment, wildcards.seed]["budget"] in ("gpu", "paper")
+    return int(config.get("gpus", 1 if on_gpus else 0))
+
+
+def count_processes(wildcards):
+    return int(config.get("processes", max(1, count_gpus(wildcards))))
+
+
+def count_nodes(wildcards):
+    return int(config.get("nodes", 1))
+
+
+def limit_minutes(wildcards):
+    left = RUNS[wildcards.experiment, wildcards.seed]["seconds_left"]
+    if left is None:
+        return int(config.get("minutes", 1440))
+    return math.ceil(float(config.get("margin", 1.5)) * left / 60) + EVALUATION_MINUTES
+
+
+def launch(wildcards):
+    """What a run's command begins with. On several nodes, each starts the processes that it runs."""
+    processes, nodes = count_processes(wildcards), count_nodes(wildcards)
+    if nodes > 1:
+        # The shell runs on the first node of the allocation, where the processes then find one another.
+        gpus = f"--gpus-per-node={count_gpus(wildcards)} " if count_gpus(wildcards) else ""
+        return (
+            f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 {gpus}"
+            f"{shlex.quote(str(TORCHRUN))} --nnodes={nodes} --nproc-per-node={processes} --rdzv-backend=c10d "
+            '--rdzv-endpoint="$(hostname)":29400 --rdzv-id="$SLURM_JOB_ID" --no-python '
+        )
+    if processes > 1:
+        return f"{shlex.quote(str(TORCHRUN))} --standalone --nproc-per-node={processes} --no-python "
+    return ""
+
+
+# What schedulers are told of GPUs and nodes. The executor for SLURM reads `gpu` and `runtime`; several nodes are an
+# "MPI" job to it, whose command starts its tasks itself, and whose GPUs are counted by node. The one for Kubernetes
+# reads `gpu`, `gpu_manufacturer`, and `scale`, without which it sets no limits: GPUs need them.
+GPUS = {}
+if config.get("gpus", 1) and BUDGET not in ("smoke", "cpu"):
+    GPUS = {"gpu_manufacturer": "nvidia", "scale": 0}
+    if int(config.get("nodes", 1)) == 1:
+        GPUS |= {"gpu": count_gpus}
+    else:
+        GPUS |= {"slurm_extra": lambda wildcards: f"--gpus-per-node={count_gpus(wildcards)}"}
+NODES = {} if int(config.get("nodes", 1)) == 1 else {"nodes": count_nodes, "tasks": count_nodes, "mpi": "srun"}
+
+
+rule all:
+    input:
+        [locate_record(*run) for run in MISSING],
+    localrule: True
+
+
+rule experiment:
+    output:
+        locate_record("{experiment}", "{seed}"),
+    wildcard_constraints:
+        experiment="[^/]+",
+        seed="[0-9]+",
+    threads: lambda wildcards: int(config.get("threads", 4 * count_gpus(wildcards) or 1))
+    resources:
+        runtime=limit_minutes,
+        **GPUS,
+        **NODES,
+    retries: int(config.get("retries", 0))
+    params:
+        launch=launch,
+        repro=shlex.quote(REPRO),
+        place=shlex.join(map(str, PLACE)),
+    shell:
+        "{params.launch}{params.repro} experiment {wildcards.experiment} --seed {wildcards.seed} {params.place}"
+
+
+def settle():
+    """Renew the study's verdicts, by what is there now. Other results have none."""
+    if RESULTS == ROOT / "results":
+        subprocess.run([REPRO, "claims", "--write"])
+
+
+onsuccess:
+    settle()
+
+
+onerror:
+    settle()
