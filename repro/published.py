@@ -45,6 +45,7 @@ class Source:
     part: str = ""  # which part of the network it holds, where a network's parts lie in several files
     rest: tuple["Source", ...] = ()  # the other parts
     sizes: dict = field(default_factory=dict)  # of the network, which its arrays do not show
+    photographs: bool = False  # whether those sizes are for the noise of photographs, whose level nobody tells
 
 
 def _dncnn(name: str, sha256: str, colour: str, sigma_255: float | None, path: str) -> Source:
@@ -126,23 +127,28 @@ SOURCES = {
 }  # fmt: skip
 
 
-# The same arrays, used as for photographs.
-SOURCES["pd-colour-real-published"] = replace(SOURCES["pd-colour-published"], sizes={"stride": 2})
+# The same arrays, used as for photographs: PD at half the size, FFDNet with the level that it estimates.
+SOURCES["pd-colour-real-published"] = replace(SOURCES["pd-colour-published"], sizes={"stride": 2}, photographs=True)
+SOURCES["ffdnet-colour-real-published"] = replace(
+    SOURCES["ffdnet-colour-published"], sizes={"noise": "estimated"}, photographs=True
+)
 
 
 def choose(model: str, colour: str, sigma_255: float | None = None) -> str:
     """The name of the published weights of ``model`` for rgb or gray images of a noise level.
 
-    Weights for exactly that level come before those for a range of levels. Where there are none, a ReproError
+    Weights for exactly that level come before those for a range of levels. Without a level, it is for the noise of
+    photographs: weights that are used in a way of their own there come first. Where there are none, a ReproError
     lists what there is.
     """
     colours = {"rgb": "rgb", "colour": "rgb", "gray": "gray", "l": "gray"}
     if colour.lower() not in colours:
         raise ReproError(f"colour is RGB or L, not {colour!r}.")
     known = {name: source for name, source in SOURCES.items() if source.model == model and source.path}
-    for wanted in (sigma_255, None):
+    photographs = sigma_255 is None
+    for wanted in ((sigma_255, photographs), (None, photographs), (None, False)):
         for name, source in known.items():
-            if (source.colour, source.sigma_255) == (colours[colour.lower()], wanted):
+            if (source.colour, source.sigma_255, source.photographs) == (colours[colour.lower()], *wanted):
                 return name
     listed = ", ".join(known) or "none"
     level = "" if sigma_255 is None else f" at sigma {sigma_255:g}"
@@ -185,7 +191,8 @@ def _read(source: Source) -> Denoiser:
     path = _obtain(source)
     if path.suffix != ".mat":
         return weights.load(path, source.model)
-    return weights.from_upstream(source.model, read_matconvnet(path, reorder=source.model == "ffdnet"))
+    arrays = read_matconvnet(path, reorder=source.model == "ffdnet")
+    return weights.from_upstream(source.model, arrays, **source.sizes)
 
 
 def _obtain(source: Source) -> Path:

@@ -59,3 +59,15 @@ def test_what_cannot_be_measured_is_said(tmp_path):
 
 def test_the_command_is_there():
     assert "480x320" in CliRunner().invoke(cli.app, ["bench", "cost", "--help"]).output
+
+
+def test_a_part_of_the_networks_stays_out_of_the_studys_table(monkeypatch):
+    with pytest.raises(ReproError, match="--out"):
+        bench_cost("cpu", networks=("ffdnet",))
+
+
+@pytest.mark.parametrize("name", benchmark_cost.NETWORKS)
+def test_every_network_of_the_list_is_counted(name):
+    model, sizes = benchmark_cost.NETWORKS[name]
+    cost = measure_cost(repro.build(model, **sizes), 16, 16)
+    assert cost.flops > cost.macs > 0

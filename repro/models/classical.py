@@ -108,18 +108,25 @@ class Filter(Denoiser):
         return torch.from_numpy(np.ascontiguousarray(clean)).permute(2, 0, 1)
 
     def _measure_noise(self, image: np.ndarray) -> float:
-        """Mean over the channels of scikit-image's estimate (the median of the finest wavelet coefficients)."""
-        from skimage.restoration import estimate_sigma
-
-        padded = np.pad(image, [*((0, max(16 - side, 0)) for side in image.shape[:2]), (0, 0)], mode="symmetric")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a last axis of length 1
-            estimate = float(np.mean(estimate_sigma(padded, channel_axis=-1)))
-        return min(self.sizes.factor * estimate, 1.0)
+        return min(self.sizes.factor * estimate_noise(image), 1.0)
 
     def filter(self, image: np.ndarray, sigma: float) -> np.ndarray:
         """The method itself: float64 [H, W, 1 or 3] to the same, ``sigma`` > 0 in units of [0, 1]."""
         raise NotImplementedError
+
+
+def estimate_noise(image: np.ndarray) -> float:
+    """Standard deviation of the noise in [H, W, C], in its units: mean over the channels of scikit-image's estimate.
+
+    That is the median of the finest diagonal wavelet coefficients (D. Donoho, I. Johnstone: Ideal Spatial
+    Adaptation by Wavelet Shrinkage. Biometrika 81(3), 1994). Nothing but the noisy image goes into it.
+    """
+    from skimage.restoration import estimate_sigma
+
+    padded = np.pad(image, [*((0, max(16 - side, 0)) for side in image.shape[:2]), (0, 0)], mode="symmetric")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a last axis of length 1
+        return float(np.mean(estimate_sigma(padded, channel_axis=-1)))
 
 
 # --- windows of ranks and means -----------------------------------------------------------------------------

@@ -15,6 +15,9 @@ Differences between paper and code
   along the rows, as here. :mod:`repro.published` reorders the channels of the authors' weights.
 - Odd sides are grown by repeating the last row and column, in both.
 - The output is the image, not the noise: nothing is subtracted.
+
+For photographs, whose level nobody tells, ``noise="estimated"`` takes scikit-image's estimate of each image. That is
+this study's addition.
 """
 
 import re
@@ -25,7 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.errors import ReproError
 from repro.models.base import Denoiser
+from repro.models.classical import estimate_noise
 
 FACTOR = 2  # of the reduction: FACTOR ** 2 images of 1 / FACTOR of the side
 PUBLISHED = {1: (15, 64), 3: (12, 96)}  # channels -> depth and width
@@ -38,6 +43,7 @@ class FFDNetSizes:
     channels: int = 3  # 3 colour, 1 gray
     depth: int | None = None  # convolutions: 12 in colour, 15 in gray
     width: int | None = None  # features: 96 in colour, 64 in gray
+    noise: str = "told"  # by the keyword sigma; or "estimated" from each image
 
     def __post_init__(self):
         depth, width = PUBLISHED.get(self.channels, PUBLISHED[3])
@@ -45,20 +51,26 @@ class FFDNetSizes:
         object.__setattr__(self, "width", width if self.width is None else self.width)
         if min(self.channels, self.width) < 1 or self.depth < 2:
             raise ValueError("channels and width are at least 1, depth at least 2.")
+        if self.noise not in ("told", "estimated"):
+            raise ValueError(f"noise is 'told' or 'estimated', not {self.noise!r}.")
 
 
 class FFDNet(Denoiser):
-    """``net(noisy, sigma=...) -> clean``, as :class:`~repro.models.base.Denoiser` promises; told the level."""
+    """``net(noisy, sigma=...) -> clean``, as :class:`~repro.models.base.Denoiser` promises; told the level.
+
+    With ``noise="estimated"`` it is blind.
+    """
 
     name = "ffdnet"
     Sizes = FFDNetSizes
-    needs_sigma = True
     alignment = FACTOR
 
     def __init__(self, sizes: FFDNetSizes = FFDNetSizes()):
         super().__init__()
         self.sizes = sizes
-        self.halo = 8 * ceil(FACTOR * sizes.depth / 8)  # tiles give exactly what the whole does
+        self.needs_sigma = sizes.noise == "told"
+        # Tiles give exactly what the whole does, unless each has a level of its own.
+        self.halo = 8 * ceil(FACTOR * sizes.depth / 8) if self.needs_sigma else None
         images = sizes.channels * FACTOR**2
         widths = [images + 1, *[sizes.width] * (sizes.depth - 1), images]  # one channel more: the noise level
         layers = []
@@ -66,9 +78,17 @@ class FFDNet(Denoiser):
             layers += [nn.Conv2d(widths[index], widths[index + 1], 3, padding=1), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])  # no activation after the last
 
-    def forward(self, noisy: Tensor, sigma: float | Tensor) -> Tensor:
-        """Denoise [B, C, H, W] in [0, 1]; ``sigma``, in the same units, is a number or B of them."""
+    def forward(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Denoise [B, C, H, W] in [0, 1]; ``sigma``, in the same units, is a number or B of them.
+
+        Where the level is estimated, ``sigma`` is left out.
+        """
         self.require_image(noisy)
+        if not self.needs_sigma:
+            arrays = noisy.detach().double().cpu().permute(0, 2, 3, 1).numpy()
+            sigma = torch.tensor([estimate_noise(array) for array in arrays])
+        elif sigma is None:
+            raise ReproError("ffdnet must be told the noise level: give sigma.")
         height, width = noisy.shape[-2:]
         padded = F.pad(noisy, (0, width % FACTOR, 0, height % FACTOR), mode="replicate")
         reduced = F.pixel_unshuffle(padded, FACTOR)  # [B, C, H, W] -> [B, 4 C, H/2, W/2]
