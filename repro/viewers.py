@@ -329,10 +329,11 @@ def render_kernels(sampling: Mapping[int, tuple[np.ndarray, np.ndarray]], clean:
         '<div class="kernels-panes"><canvas class="kernels-photo" tabindex="0" role="application" '
         f'aria-label="The photograph {PHOTOGRAPH}; arrow keys move the position, 1 to 4 choose the scale" '
         f'aria-describedby="kernels-help kernels-status"></canvas><div class="kernels-zooms">{zooms}</div></div>'
-        '<p class="viewer-help" id="kernels-help">Move over the photograph, drag on it, or click it and press the '
-        "arrow keys; 1 to 4 choose the scale whose points lie over it. A dot is a sampling point, the larger and more "
-        "solid the larger its modulation; hollow squares are the plain 3x3 kernel. The line is the direction in which "
-        "the points are spread widest, the dashed line that of the edge, where there is one.</p>"
+        '<p class="viewer-help" id="kernels-help">Move over the photograph, drag on it, or press the arrow keys; '
+        "a click holds the position, 1 to 4 choose the scale whose points lie over the photograph. A dot is a sampling "
+        "point, the larger and more solid the larger its modulation; hollow squares are the plain 3x3 kernel. The line "
+        "is the direction in which the points are spread widest, the dashed line that of the edge, where there is "
+        "one.</p>"
         f'<div class="study-table"><table class="study"><caption>At this position</caption><thead><tr>{head}</tr>'
         f'</thead><tbody>{rows}</tbody></table></div><p class="viewer-status" id="kernels-status" role="status"></p>'
         '</div><div class="viewer-static">'

@@ -308,12 +308,11 @@ def test_kernels_follow_pointer_and_keys_and_their_numbers_are_those_of_the_stud
             expected = [
                 f"{spread.radius_cells[row, column] * scale.cell_px:.2f}",
                 f"{spread.anisotropy[row, column]:.2f}",
-                alignment.replace("-0.00", "0.00"),
+                alignment.replace("-0.00", "0.00").replace("-", "−"),
                 viewers.REGIONS[scale.region[row, column]] or "between",
             ]
             cells = f"[...document.querySelectorAll('tr[data-cell=\"{scale.cell_px}\"] td')]"
-            texts = browser.run(f"{cells}.map((one) => one.textContent)")
-            shown = [text.replace("-0.00", "0.00") for text in texts]
+            shown = browser.run(f"{cells}.map((one) => one.textContent)")
             assert shown == expected, (scale.cell_px, row, column)
 
     pictures = set()
@@ -322,6 +321,8 @@ def test_kernels_follow_pointer_and_keys_and_their_numbers_are_those_of_the_stud
         check_numbers(row, column)
         pictures |= {drawing(browser, photograph), drawing(browser, zoom)}
     assert len(pictures) == 6
+    browser.press("1")
+    assert drawing(browser, photograph) not in pictures, "under the mouse, keys need no click"
     browser.run(f"document.querySelector('{photograph}').focus()")
     browser.press("ArrowUp")
     check_numbers(4, 6)

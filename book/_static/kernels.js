@@ -181,11 +181,15 @@ document.addEventListener("DOMContentLoaded", () => {
       figure.classList.toggle("is-chosen", one.scale === chosen);
     }
 
+    function format(value) {
+      return Number.isNaN(value) ? "–" : value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
+    }
+
     function write(one) {
       const row = find("tr", one.scale);
       for (const cell of row.querySelectorAll("td")) {
         const value = one[cell.dataset.number];
-        cell.textContent = typeof value === "string" ? value || "between" : Number.isNaN(value) ? "–" : value.toFixed(2);
+        cell.textContent = typeof value === "string" ? value || "between" : format(value);
         cell.classList.toggle("is-aside", cell.dataset.number === "alignment" && one.region !== "edge");
       }
       row.classList.toggle("is-chosen", one.scale === chosen);
@@ -205,7 +209,7 @@ document.addEventListener("DOMContentLoaded", () => {
       // Said aloud once the position rests, not at every step on the way.
       clearTimeout(telling);
       telling = setTimeout(() => {
-        const aligned = Number.isNaN(one.alignment) ? "" : `, alignment ${one.alignment.toFixed(2)}`;
+        const aligned = Number.isNaN(one.alignment) ? "" : `, alignment ${format(one.alignment)}`;
         status.textContent =
           `Position x = ${one.x}, y = ${one.y} px, scale ${Math.log2(chosen.cell_px) + 1}: ` +
           `spread ${one.radius_px.toFixed(2)} px${aligned}${held ? "; held, click to let go" : ""}.`;
@@ -243,7 +247,7 @@ document.addEventListener("DOMContentLoaded", () => {
       event.preventDefault();
     });
 
-    canvas.addEventListener("keydown", (event) => {
+    function press(event) {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const arrows = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
       const wanted = scales.find((scale) => String(Math.log2(scale.cell_px) + 1) === event.key);
@@ -255,7 +259,12 @@ document.addEventListener("DOMContentLoaded", () => {
       else return;
       event.preventDefault();
       event.stopPropagation(); // the arrows would leave the page
-    });
+    }
+
+    canvas.addEventListener("keydown", press);
+    // A mouse over the photograph is enough, where nothing else has the keys. Before the theme sees them.
+    const leads = (event) => event.target === document.body && canvas.matches(":hover");
+    document.addEventListener("keydown", (event) => leads(event) && press(event), { capture: true });
 
     function choose(scale) {
       chosen = scale;
