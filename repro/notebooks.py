@@ -1,7 +1,6 @@
 """What the notebooks share: the run record at their top, tables with a CSV beside them, running one from
 outside."""
 
-import base64
 import html
 from datetime import UTC, datetime
 
@@ -13,6 +12,7 @@ from repro import files, weights
 from repro.models import build
 from repro.models.base import Denoiser
 from repro.study import experiments, records
+from repro.study.tables import link_csv
 
 FIRST_LOOK = "first-look"  # folder of the live chapter's run, in repro.files.runs()
 
@@ -96,7 +96,5 @@ def render_table(
     )
     if caption:
         table = table.replace(">", f"><caption>{html.escape(caption)}</caption>", 1)
-    saved = (frame if csv is None else csv).to_csv(index=index and csv is None)
-    data = base64.b64encode(saved.encode()).decode()
-    link = f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
+    link = link_csv(frame if csv is None else csv, name, index and csv is None)
     return f'<div class="study-table">{table}</div>{link}'

@@ -52,7 +52,7 @@ def write_all(folder: Path) -> None:
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),
         "gradnet_gradients": lambda: gradient_pages.describe_gradients(study),
         "gradnet_line": lambda: gradient_pages.describe_line(folder),
-        "costs_rescored": lambda: cost_pages.describe_rescored(settled, study),
+        "costs_rescored": lambda: cost_pages.describe_rescored(settled),
         "costs_real": lambda: cost_pages.describe_real(study),
         "costs_weights": cost_pages.describe_weights,
         "costs_methods": lambda: cost_pages.describe_methods(settled),

@@ -60,6 +60,7 @@ STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
 }
 WIDTH_IN = 7.2  # of a figure as wide as the book's text
+NARROW_IN = 4.4  # of a figure that a phone shows at about its own size, and a wide page beside another
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -139,6 +140,55 @@ def draw_learning_curves(
     axes.set_axisbelow(True)
     if curves:
         axes.legend(loc="lower right")
+    return figure
+
+
+@_styled
+def draw_curves_twice(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Validation PSNR of every method against steps on the left and against wall-clock minutes on the right.
+
+    ``curves``: ``{label: table}`` with columns ``step``, ``seconds`` and ``psnr_db``; rows without a PSNR are
+    skipped.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 3.9), layout="constrained")
+    grid = figure.subplots(1, 2, sharey=True)
+    for number, (label, table) in enumerate(curves.items()):
+        table = table.dropna(subset=["psnr_db"])
+        for axes, spent in zip(grid, (table["step"], table["seconds"] / 60), strict=True):
+            axes.plot(
+                spent, table["psnr_db"], color=CYCLE[number % len(CYCLE)], linestyle=DASHES[number // 6 % 4],
+                marker="osD^vP"[number % 6], markersize=3.5, linewidth=1.6, label=label,
+            )  # fmt: skip
+    for axes, words in zip(grid, ("steps", "minutes of training"), strict=True):
+        axes.set_xlabel(words)
+        axes.grid(color="#E3E5E0", linewidth=0.8)
+        axes.set_axisbelow(True)
+    grid[0].set_ylabel("PSNR, dB")
+    if curves:
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return figure
+
+
+@_styled
+def draw_gallery(
+    images: Mapping[str, np.ndarray], captions: Mapping[str, str] | None = None, columns: int = 4
+) -> Figure:
+    """Several versions of one picture in rows, pixels kept as squares.
+
+    ``images``: ``{title: [C, H, W] in [0, 1]}``, all of one size; ``captions``: ``{title: line below}``.
+    """
+    height, width = next(iter(images.values())).shape[1:]
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(WIDTH_IN, rows * (WIDTH_IN / columns * height / width + 0.45)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (title, image) in zip(grid, images.items(), strict=False):
+        axes.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(title, fontsize=9.5)
+        axes.set_xlabel((captions or {}).get(title, ""), fontsize=8.5)
+    for axes in figure.axes:
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
     return figure
 
 
@@ -369,6 +419,88 @@ def draw_times(table: pd.DataFrame, unit: str) -> Figure:
     axes.set_xlabel(unit)
     figure.legend(loc="outside upper left", ncols=min(columns, 4))
     return figure
+
+
+@_styled
+def draw_quality_against_cost(
+    points: pd.DataFrame, label: str, references: Mapping[str, float] | None = None
+) -> Figure:
+    """PSNR against what one image costs, on a logarithmic axis. Hollow marks are printed, filled ones measured.
+
+    ``points``: columns method, network, psnr_db, kind ("printed" or "measured") and cost, in the unit that
+    ``label`` names. A filled mark is named only where it is not within 0.1 dB of its method's hollow one.
+    ``references``: horizontal lines ``{label: PSNR in dB}``.
+    """
+    figure = Figure(figsize=(NARROW_IN, 4.0), layout="constrained")
+    axes = figure.subplots()
+    families = list(dict.fromkeys(name.split("-")[0] for name in points["network"]))
+    for row in points.itertuples():
+        family, measured = families.index(row.network.split("-")[0]), row.kind == "measured"
+        colour = CYCLE[family % len(CYCLE)]
+        axes.plot(
+            row.cost, row.psnr_db, "osD^vP"[family % 6], color=colour, markersize=6 if measured else 10,
+            markerfacecolor=colour if measured else "none", markeredgewidth=1.6, zorder=3 if measured else 2,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.margins(x=0.14, y=0.09)
+    for name, value in (references or {}).items():
+        axes.axhline(value, color=FAINT, linestyle="--", linewidth=1)
+        axes.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+            ha="right", fontsize=8.5,
+        )  # fmt: skip
+    axes.set_xlabel(label)
+    axes.set_ylabel("PSNR, dB")
+    axes.grid(color="#E3E5E0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    key = [
+        matplotlib.lines.Line2D([], [], linestyle="", marker="o", color=INK, markersize=size, markerfacecolor=face,
+                                label=words)
+        for words, size, face in (("printed", 9, "none"), ("measured here", 6, INK))
+    ]  # fmt: skip
+    axes.legend(handles=key, loc="lower left")
+    printed = points[points["kind"] == "printed"]
+    named = [
+        row
+        for row in points.itertuples()
+        if row.kind == "printed"
+        or not (printed.loc[printed["method"] == row.method.split(",")[0], "psnr_db"] - row.psnr_db).abs().lt(0.1).any()
+    ]
+    figure.draw_without_rendering()  # places are known from here on
+    _name_points(axes, [(row.method, row.cost, row.psnr_db) for row in named], points[["cost", "psnr_db"]].to_numpy())
+    return figure
+
+
+def _name_points(axes: Axes, names: list[tuple[str, float, float]], points: np.ndarray, size_pt: float = 9) -> None:
+    """Write a name beside each point, on the first side where it covers no point, no other name and no border."""
+    scale = 72 / axes.figure.dpi
+    inside = axes.bbox.extents * scale
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in axes.transData.transform(points) * scale]
+    for name, cost, value in names:
+        x, y = axes.transData.transform((cost, value)) * scale
+        width, height = 0.63 * size_pt * len(name), 1.2 * size_pt
+        sides = {
+            (8, -height / 2, "left"): (8, 8 + width), (-8, -height / 2, "right"): (-8 - width, -8),
+            (0, 8, "center"): (-width / 2, width / 2), (0, -8 - height, "center"): (-width / 2, width / 2),
+            (4, 8, "left"): (4, 4 + width), (4, -8 - height, "left"): (4, 4 + width),
+            (-4, 8, "right"): (-4 - width, -4), (-4, -8 - height, "right"): (-4 - width, -4),
+        }  # fmt: skip
+        boxes = {
+            side: (x + left, y + side[1], x + right, y + side[1] + height) for side, (left, right) in sides.items()
+        }
+
+        def count_overlaps(side, boxes=boxes) -> int:
+            left, low, right, high = boxes[side]
+            outside = left < inside[0] or low < inside[1] or right > inside[2] or high > inside[3]
+            return 2 * outside + sum(left < t[2] and t[0] < right and low < t[3] and t[1] < high for t in taken)
+
+        side = min(boxes, key=count_overlaps)
+        taken.append(boxes[side])
+        dx, dy, ha = side
+        axes.annotate(
+            name, (cost, value), xytext=(dx, dy + 0.2 * size_pt), textcoords="offset points", fontsize=size_pt, ha=ha,
+        )  # fmt: skip
 
 
 def compare(before: np.ndarray, after: np.ndarray, labels: Sequence[str], alt: str, limit_kib: int = 300) -> HTML:

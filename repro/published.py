@@ -130,7 +130,7 @@ SOURCES = {
 # The same arrays, used as for photographs: PD at half the size, FFDNet with the level that it estimates.
 SOURCES["pd-colour-real-published"] = replace(SOURCES["pd-colour-published"], sizes={"stride": 2}, photographs=True)
 SOURCES["ffdnet-colour-real-published"] = replace(
-    SOURCES["ffdnet-colour-published"], sizes={"noise": "estimated"}, photographs=True
+    SOURCES["ffdnet-colour-published"], sizes={"level": "estimated"}, photographs=True
 )
 
 

@@ -16,7 +16,7 @@ Differences between paper and code
 - Odd sides are grown by repeating the last row and column, in both.
 - The output is the image, not the noise: nothing is subtracted.
 
-For photographs, whose level nobody tells, ``noise="estimated"`` takes scikit-image's estimate of each image. That is
+For photographs, whose level nobody tells, ``level="estimated"`` takes scikit-image's estimate of each image. That is
 this study's addition.
 """
 
@@ -43,7 +43,7 @@ class FFDNetSizes:
     channels: int = 3  # 3 colour, 1 gray
     depth: int | None = None  # convolutions: 12 in colour, 15 in gray
     width: int | None = None  # features: 96 in colour, 64 in gray
-    noise: str = "told"  # by the keyword sigma; or "estimated" from each image
+    level: str = "told"  # by the keyword sigma; or "estimated" from each image
 
     def __post_init__(self):
         depth, width = PUBLISHED.get(self.channels, PUBLISHED[3])
@@ -51,14 +51,14 @@ class FFDNetSizes:
         object.__setattr__(self, "width", width if self.width is None else self.width)
         if min(self.channels, self.width) < 1 or self.depth < 2:
             raise ValueError("channels and width are at least 1, depth at least 2.")
-        if self.noise not in ("told", "estimated"):
-            raise ValueError(f"noise is 'told' or 'estimated', not {self.noise!r}.")
+        if self.level not in ("told", "estimated"):
+            raise ValueError(f"level is 'told' or 'estimated', not {self.level!r}.")
 
 
 class FFDNet(Denoiser):
     """``net(noisy, sigma=...) -> clean``, as :class:`~repro.models.base.Denoiser` promises; told the level.
 
-    With ``noise="estimated"`` it is blind.
+    With ``level="estimated"`` it is blind.
     """
 
     name = "ffdnet"
@@ -68,7 +68,7 @@ class FFDNet(Denoiser):
     def __init__(self, sizes: FFDNetSizes = FFDNetSizes()):
         super().__init__()
         self.sizes = sizes
-        self.needs_sigma = sizes.noise == "told"
+        self.needs_sigma = sizes.level == "told"
         # Tiles give exactly what the whole does, unless each has a level of its own.
         self.halo = 8 * ceil(FACTOR * sizes.depth / 8) if self.needs_sigma else None
         images = sizes.channels * FACTOR**2

@@ -3,16 +3,15 @@
 >>> study = Study.load()
 >>> cells = compare("sadnet-colour", study)      # a row per cell: paper, reproduction, ours, verdict
 >>> arrange(cells)                               # as printed: methods down, image sets across
->>> show(cells, "sadnet-colour", folder)         # HTML with the CSV beside it
+>>> render(cells, "sadnet-colour")               # HTML with the CSV in it
 """
 
+import base64
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import pandas as pd
 
-from repro import files
 from repro.errors import ReproError
 from repro.study import claims as ledger
 from repro.study import verdicts
@@ -53,7 +52,13 @@ TABLES = {
     "scaoednet-cost": Table("Arithmetic and time on 512x512 colour images", "004-cost-stages-*"),
 }
 KEY = ["method", "variant", "dataset", "sigma_255", "metric"]
-COLOURS = {REPRODUCED: "#1a7f37", DIRECTION: "#6a8f00", NOT_REPRODUCED: "#b42318", NOT_TESTABLE: "#6b7280"}
+# Of book/_static/book.css: each has a mark and a colour, in the light and in the dark theme.
+CLASSES = {
+    REPRODUCED: "verdict-reproduced",
+    DIRECTION: "verdict-direction",
+    NOT_REPRODUCED: "verdict-not-reproduced",
+    NOT_TESTABLE: "verdict-not-testable",
+}
 
 
 def compare(name: str, study: Study, settled: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -95,7 +100,7 @@ def arrange(cells: pd.DataFrame) -> pd.DataFrame:
     the cells, its column is left out.
     """
     rows = cells.assign(
-        row=[f"{m} ({v})" if v else m for m, v in zip(cells["method"], cells["variant"], strict=True)],
+        row=[_name_row(cell) for cell in cells.itertuples()],
         column=[_name_column(cell) for cell in cells.itertuples()],
         ours=[_show_ours(cell) for cell in cells.itertuples()],
     )
@@ -107,29 +112,53 @@ def arrange(cells: pd.DataFrame) -> pd.DataFrame:
     return wide.rename_axis(None, axis=0)
 
 
-def show(cells: pd.DataFrame, name: str, folder: str | Path, address: str = "") -> str:
-    """HTML of a table with its CSV beside it: writes ``folder/<name>.csv``, links to ``address`` + that name.
+def render(cells: pd.DataFrame, name: str, sets_at_once: int = 3) -> str:
+    """HTML of a table as printed, some image sets at a time, and a link that saves all its cells as ``name``.csv.
 
-    The colour of ours is its verdict's, and the reason is its tooltip.
+    The mark and the colour of ours are its verdict's, the reason is its tooltip. A row of which this study has
+    measured nothing stays, in grey, and says why.
     """
-    path = Path(folder) / f"{name}.csv"
-    with files.write_atomically(path) as temporary:
-        cells.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
     wide = arrange(cells)
-    looks = pd.DataFrame("", index=wide.index, columns=wide.columns)
-    reasons = looks.copy()
-    for cell in cells.itertuples():
-        place = (
-            f"{cell.method} ({cell.variant})" if cell.variant else cell.method,
-            (_name_column(cell), "ours"),
+    found = {(_name_row(cell), _name_column(cell)): cell for cell in cells.itertuples()}
+    kinds: dict[str, list[str]] = {}  # of values that a set of images has
+    for column, kind in wide.columns:
+        kinds.setdefault(column, []).extend([kind] if (wide[column, kind] != "").any() else [])
+    sets = list(kinds)
+    parts = []
+    for start in range(0, len(sets), sets_at_once):
+        shown = sets[start : start + sets_at_once]
+        body, reasons = "", {}
+        for row in wide.index:
+            present = [found[row, column] for column in shown if (row, column) in found]
+            if present and all(pd.isna(cell.ours) for cell in present):
+                reasons[row] = " ".join(dict.fromkeys(cell.reason for cell in present))
+        for row in wide.index:
+            cells_html = ""
+            for column in shown:
+                for kind in kinds[column]:
+                    value = escape(wide.loc[row, (column, kind)])
+                    if kind == "ours" and value:
+                        cell = found[row, column]
+                        looks = f'class="verdict {CLASSES[cell.verdict]}" title="{escape(cell.verdict)}: '
+                        value = f'<span {looks}{escape(cell.reason)}">{value}</span>'
+                    cells_html += f"<td>{value}</td>"
+            why = f'<td class="why">{escape(reasons.get(row, ""))}</td>' if reasons else ""
+            grey = ' class="untested"' if row in reasons else ""
+            body += f"<tr{grey}><th>{escape(row)}</th>{cells_html}{why}</tr>"
+        head = "".join(f'<th colspan="{len(kinds[column])}">{escape(column)}</th>' for column in shown)
+        below = "".join(f"<th>{kind}</th>" for column in shown for kind in kinds[column])
+        why = '<th rowspan="2">why not</th>' if reasons else ""
+        parts.append(
+            f'<div class="study-table"><table class="study"><caption>{escape(TABLES[name].title)}</caption><thead>'
+            f'<tr><th rowspan="2"></th>{head}{why}</tr><tr>{below}</tr></thead><tbody>{body}</tbody></table></div>'
         )
-        looks.loc[place] = f"color: {COLOURS[cell.verdict]}"
-        reasons.loc[place] = f"{cell.verdict}: {cell.reason}"
-    styler = wide.style.apply(lambda _: looks, axis=None)
-    styler = styler.set_tooltips(reasons, as_title_attribute=True).set_caption(escape(TABLES[name].title))
-    styler = styler.set_table_attributes('class="study"')
-    link = f'<p><a href="{escape(address + path.name)}" download>{escape(path.name)}</a></p>'
-    return f'<div class="study-table">{styler.to_html()}</div>{link}'
+    return "".join(parts) + link_csv(cells, name)
+
+
+def link_csv(frame: pd.DataFrame, name: str, index: bool = False) -> str:
+    """A link from which a table is saved as ``name``.csv; it needs no file beside the page."""
+    data = base64.b64encode(frame.to_csv(index=index, lineterminator="\n").encode()).decode()
+    return f'<a class="csv" download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
 
 
 def count_verdicts(study: Study, settled: pd.DataFrame) -> pd.DataFrame:
@@ -194,6 +223,10 @@ def _name_kind(claim: pd.Series) -> str:
 
 def _join(chosen: pd.DataFrame, settled: pd.DataFrame) -> pd.DataFrame:
     return chosen.join(settled.drop(columns="id"))
+
+
+def _name_row(cell) -> str:
+    return f"{cell.method} ({cell.variant})" if cell.variant else cell.method
 
 
 def _name_column(cell) -> str:

@@ -32,6 +32,7 @@ import pandas as pd
 from repro import files
 from repro.errors import ReproError
 from repro.study import claims as ledger
+from repro.study import comparators
 from repro.study import experiments as listing
 from repro.study import records as archive
 from repro.study.experiments import Experiment
@@ -114,6 +115,7 @@ class Group:
             parts += [f"--{option} {about[option]}"] if about.get(option) is not None else []
         parts += [f"--repeats {about['repeats']}"] if about.get("repeats", 1) != 1 else []
         parts += [flag for key, flag in (("clip", "--clip"), ("round_8bit", "--round-8bit")) if about[key]]
+        parts += [f"--crop-multiple {about['crop_multiple']}"] if about.get("crop_multiple") else []
         parts += [f"--patch {about['patch']}"] if about["patch"] else []
         parts += ["--ensemble"] if about.get("ensemble") else []
         return " ".join(parts) if self.trained else self.first["command"]
@@ -317,6 +319,10 @@ def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -
     direction, why = judge_direction(claim, group, evaluation, study)
     word = DIRECTION if direction else NOT_REPRODUCED
     at = f" at the {group.budget} budget" if group.smaller else ""
+    about = next(e for e in group.first["evaluations"] if e["name"] == evaluation)
+    weights = group.first["hyperparameters"].get("weights", {}).get("value", "")
+    because = comparators.explain_difference(claim, weights, about)
+    near += f" ({because})" if because else ""
     return Verdict(claim["id"], word, f"{near}{at}{_describe_real_training(claim, group)}; {why}.", **facts)
 
 
@@ -737,7 +743,7 @@ def _why_not(claim: pd.Series, method: str) -> str:
         closed = " and ".join(catalog.find(name).name.upper() for name in REAL_TRAINING)
         return f"the network for real noise is trained on {closed}, which must be asked for at their homes"
     if method != "SADNet":
-        return f"there is no record of {method} here"
+        return comparators.explain_claim(claim)
     return "no experiment of the list measures it"
 
 

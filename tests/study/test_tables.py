@@ -1,3 +1,5 @@
+import base64
+import io
 import re
 
 import numpy as np
@@ -48,14 +50,23 @@ def test_the_printed_arrangement_shows_the_budget(study, settled):
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
-def test_every_table_has_its_csv_beside_it(study, settled, tmp_path, name):
-    html = tables.show(tables.compare(name, study, settled), name, tmp_path, address="../_static/tables/")
-    assert f'href="../_static/tables/{name}.csv"' in html
-    written = pd.read_csv(tmp_path / f"{name}.csv", dtype=str)
+def test_every_table_has_every_value_and_its_csv(study, settled, name):
+    html = tables.render(tables.compare(name, study, settled), name)
+    data = re.search(rf'download="{name}.csv" href="data:text/csv;base64,([^"]*)"', html)[1]
+    written = pd.read_csv(io.BytesIO(base64.b64decode(data)), dtype=str)
     printed = claims.match(LEDGER, [tables.TABLES[name].paper])
     assert written["paper"].tolist() == printed["value"].tolist()
     for value in printed["value"]:
         assert re.search(rf">{re.escape(value)}<", html), value
+
+
+def test_a_row_without_a_value_stays_in_grey_with_its_reason(study, settled):
+    html = tables.render(tables.compare("sadnet-colour", study, settled), "sadnet-colour")
+    first = html[: html.index("</table>")]
+    rnan, sadnet = (re.search(rf"<tr[^>]*><th>{name}</th>.*?</tr>", first)[0] for name in ("RNAN", "SADNet"))
+    assert "holds no weights" in rnan and 'class="untested"' in rnan
+    assert "verdict-direction" in sadnet or "verdict-not-reproduced" in sadnet
+    assert 'class="untested"' not in sadnet
 
 
 def test_the_cost_table_shows_counts_without_a_budget(study, settled):
