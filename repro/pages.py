@@ -47,6 +47,7 @@ def write_all(folder: Path) -> None:
         "ssdn_table": lambda: blindspot_pages.describe_table(settled),
         "ssdn_statements": lambda: blindspot_pages.describe_statements(settled),
         "ssdn_curves": lambda: blindspot_pages.describe_curves(study, folder),
+        "ssdn_photograph": lambda: blindspot_pages.describe_photograph(folder),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),

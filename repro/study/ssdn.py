@@ -9,14 +9,16 @@ kept out of training.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 
+from repro.data import catalog
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.statistics import Interval, bootstrap, compare
+from repro.study.statistics import DRAWS, LEVEL, Interval, bootstrap, compare
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, REPRODUCED, Group, Study, Verdict
 
 # (method, variant) as printed -> (method, variant) of the experiments.
@@ -218,6 +220,44 @@ def _settle_learning_rate(against: str) -> Callable[[pd.Series, Study], Verdict]
     return settle_rate
 
 
+@dataclass(frozen=True)
+class Race:
+    """When two runs reach the highest validation PSNR that both reach: SSDN first, N2V second."""
+
+    groups: tuple[Group, Group]
+    psnr_db: float
+    steps: tuple[float, float]
+    seconds: tuple[float, float]
+
+    @property
+    def same_machine(self) -> bool:
+        return _same_machine(*self.groups)
+
+
+def race(study: Study) -> list[Race]:
+    """SSDN against N2V, for the kinds of each that are trained by one recipe."""
+    races = []
+    for ours in ("variable", "known"):
+        for theirs, but in (("N2V", ""), ("N2V without averaging", "ema_decay")):
+            pair = _pair(ours, theirs, study, partial(alike, but=but))
+            if pair is None:
+                continue
+            level = min(_curve(group).max() for group in pair)
+            steps, seconds = (tuple(_reach(_curve(g, against), level) for g in pair) for against in ("step", "seconds"))
+            races.append(Race(pair, float(level), steps, seconds))
+    return races
+
+
+def _reach(curve: pd.Series, level: float) -> float:
+    """Where a curve first reaches ``level``, between its points by a straight line."""
+    place = int((curve.to_numpy() >= level).argmax())
+    if place == 0:
+        return float(curve.index[0])
+    below, above = curve.iloc[place - 1], curve.iloc[place]
+    share = (level - below) / (above - below)
+    return float(curve.index[place - 1] + share * (curve.index[place] - curve.index[place - 1]))
+
+
 def _settle_clipping(plain: str, clipped: str, loss_db: float) -> Callable[[pd.Series, Study], Verdict]:
     """Trained and tested with clipped noise, against neither, by the mean over Kodak24."""
 
@@ -286,6 +326,93 @@ def _costs():
     from repro.study.costs import measure_cost
 
     return measure_cost(build("ssdn"), 256, 256), measure_cost(build("unet"), 256, 256)
+
+
+# --- the puzzle of BSD300
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One network under one convention: mean PSNR, and how far it is from the study's own convention there."""
+
+    dataset: str
+    convention: str
+    measured_with: str
+    psnr_db: float
+    shift: Interval | None  # None for the study's own convention
+
+
+def measure_conventions(group: Group, study: Study) -> list[Shift]:
+    """What each evaluation of ``group`` changes against the first on the same images: rounding, clipping, padding,
+    cropping, repeats, by image; and other choices of BSD300's images."""
+    own = {}
+    for evaluation in group.first["evaluations"]:
+        own.setdefault(evaluation["dataset"], evaluation)
+    shifts = []
+    for dataset in (name for name in own if name in ("kodak24", "bsd300test")):
+        values = group.per_image(own[dataset]["name"])
+        who = group.first["variant"]
+        shifts.append(Shift(dataset, "as everywhere in this study", who, values.mean(), None))
+        rounded = group.per_image(own[dataset]["name"], "psnr_rounded_db")
+        shifts.append(Shift(dataset, "result rounded to 8 bits", who, rounded.mean(), compare(rounded, values)))
+        for other in group.first["evaluations"]:
+            if other["dataset"] == dataset and other is not own[dataset] and other["sigma_255"] == SIGMA_255:
+                column = group.per_image(other["name"])
+                shifts.append(Shift(dataset, _name_convention(other), who, column.mean(), compare(column, values)))
+    if {"bsd300test", "cbsd68"} <= own.keys():
+        whole, part = (group.per_image(own[name]["name"]) for name in ("bsd300test", "cbsd68"))
+        if set(part.index) <= set(whole.index):
+            shift = compare_choices(whole, whole.index.isin(part.index), np.ones(len(whole), bool))
+            shifts.append(Shift("bsd300test", "the 68 images of CBSD68", group.first["variant"], part.mean(), shift))
+    return shifts + _measure_all_300(study)
+
+
+def _name_convention(evaluation: dict) -> str:
+    """How an evaluation differs from the study's own convention, in words."""
+    parts = {
+        "noise clipped and rounded to 8 bits": evaluation["round_8bit"],
+        "noise clipped": evaluation["clip"] and not evaluation["round_8bit"],
+        "padded by reflection, then noise": evaluation.get("pad") == "clean",
+        "noise, then padded by reflection": evaluation.get("pad") == "noisy",
+        f"cropped to multiples of {evaluation.get('crop_multiple')}": evaluation.get("crop_multiple"),
+        f"{evaluation.get('repeats')} draws of the noise": evaluation.get("repeats", 1) > 1,
+        f"patches of {evaluation.get('patch')} pixels": evaluation.get("patch"),
+        "mean over eight turned versions": evaluation.get("ensemble"),
+        f"noise of seed {evaluation.get('seed')}": evaluation.get("seed"),
+    }
+    return ", ".join(words for words, holds in parts.items() if holds)
+
+
+def _measure_all_300(study: Study) -> list[Shift]:
+    """All 300 photographs of BSD300 instead of the 100 for testing, with a filter, which no photograph has taught.
+
+    The other 200 are the training half of bsd400, so that no network trained on it can say.
+    """
+    training = {path.removeprefix("train/").rsplit(".", 1)[0] for path in catalog.find("bsd400").files
+                if path.startswith("train/")}  # fmt: skip
+    for group in study.groups:
+        found = [group.first.find_evaluation(name, SIGMA_255) for name in ("bsd300test", "bsd400")]
+        if not group.trained and all(found):
+            test, other = (group.per_image(evaluation["name"]) for evaluation in found)
+            everything = pd.concat([test, other[other.index.isin(training)]])
+            shift = compare_choices(everything, np.ones(len(everything), bool), everything.index.isin(test.index))
+            return [Shift("bsd300test", "all 300 images", group.first["method"], everything.mean(), shift)]
+    return []
+
+
+def compare_choices(values: pd.Series, first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:
+    """Bootstrap of the mean over the images ``first`` minus that over the images ``second``, masks of ``values``.
+
+    Images are drawn from all; the two choices may share some.
+    """
+    numbers, masks = values.to_numpy(float), np.stack([first, second]).astype(float)
+    drawn = np.random.default_rng(seed).integers(len(numbers), size=(DRAWS, len(numbers)))
+    chosen = masks[:, drawn]  # [2, draws, images]
+    means = (numbers[drawn] * chosen).sum(2) / chosen.sum(2).clip(1)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(means[0] - means[1], [tail, 100 - tail])
+    mean = (masks @ numbers) / masks.sum(1)
+    return Interval(float(mean[0] - mean[1]), float(low), float(high), len(numbers))
 
 
 # --- helpers

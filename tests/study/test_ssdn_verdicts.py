@@ -3,9 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from repro import blindspot_pages
-from repro.study import claims, experiments, verdicts
+import repro
+from repro import blindspot_pages, files, weights
+from repro.data import catalog
+from repro.errors import ReproError
+from repro.study import claims, experiments, ssdn, verdicts
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
@@ -21,13 +25,13 @@ def settled(claim_id, *found):
 @pytest.fixture
 def make(make_record):
     def make(variant, psnr_db, **settings):
-        curve = settings.pop("curve", None)
+        curve, pace = settings.pop("curve", None), settings.pop("pace", 1)
         name = settings.pop("name", variant.lower().replace(" ", "-").replace(",", ""))
         settings = {"method": VARIANTS.get(variant, "ssdn"), "variant": variant, "sigma_255": 25.0} | settings
         record = make_record(name, psnr_db + SPREAD, **settings)
         if curve is not None:
             step = 100.0 * np.arange(1, len(curve) + 1)
-            pd.DataFrame({"step": step, "seconds": step / settings.get("pace", 1), "psnr_db": curve}).to_csv(
+            pd.DataFrame({"step": step, "seconds": step / pace, "psnr_db": curve}).to_csv(
                 record.folder / "curve.csv", index=False
             )
         return record
@@ -136,8 +140,109 @@ def test_the_chapter_shows_every_cell_and_statement():
 def test_the_chapter_draws_what_is_there(make, tmp_path):
     record = make("N2C", 30.0, curve=[20.0, 25.0, 27.0])
     study = Study(LEDGER, EXPERIMENTS, [record])
-    assert "27.00 dB" in blindspot_pages.describe_curves(study, tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"ssdn_curves_step.png", "ssdn_curves_hours.png"}
+    page = blindspot_pages.describe_curves(study, tmp_path)
+    assert "27.00 dB" in page
+    assert "Not trained yet: N2N" in page
+    assert "needs a run of both" in page
+    assert {path.name for path in tmp_path.glob("*.png")} == {"ssdn_curves.png"}
     assert "kodak24" in blindspot_pages.describe_conventions(study)
     empty = Study(LEDGER, EXPERIMENTS, [])
     assert blindspot_pages.describe_curves(empty, tmp_path) == blindspot_pages.NOT_YET
+
+
+def test_the_race_is_for_the_psnr_that_both_reach(make):
+    ours = make("variable", 30.0, curve=[20.0, 26.0, 28.0], pace=1)
+    void = make("N2V", 29.0, curve=[20.0, 22.0, 24.0], pace=5)
+    (race,) = ssdn.race(Study(LEDGER, EXPERIMENTS, [ours, void]))
+    assert race.psnr_db == 24
+    assert race.steps == pytest.approx((100 + 100 * 4 / 6, 300))
+    assert race.seconds == pytest.approx((100 + 100 * 4 / 6, 60))
+    text = blindspot_pages.describe_speed(Study(LEDGER, EXPERIMENTS, [ours, void]))
+    assert "In steps SSDN, variable level is 1.8 times as fast, in real time 2.8 times as slow" in text
+
+
+def test_a_curve_that_begins_above_the_level_is_there_at_once():
+    assert ssdn._reach(pd.Series([24.0, 25.0], index=[100.0, 200.0]), 23.0) == 100
+    assert ssdn._reach(pd.Series([20.0, 24.0, 23.0, 26.0], index=[1.0, 2.0, 3.0, 4.0]), 24.0) == 2
+
+
+def add_evaluation(record, name, psnr_db, **settings):
+    """One more evaluation, image by image, in a made-up record."""
+    first = record["evaluations"][0]
+    metrics = record.metrics[record.metrics["evaluation"] == first["name"]].assign(psnr_db=psnr_db, evaluation=name)
+    metrics["psnr_rounded_db"] = metrics["psnr_db"] + 0.25
+    if "images" in settings:
+        metrics["image"] = settings.pop("images")
+    record.content["evaluations"].append(first | {"name": name} | settings)
+    vars(record)["metrics"] = pd.concat([record.metrics, metrics])
+    return record
+
+
+def test_conventions_are_compared_with_the_first_evaluation_of_the_same_images(make):
+    record = make("N2C", 30.0, dataset="bsd300test", curve=[20.0, 27.0])
+    record.metrics["psnr_rounded_db"] = record.metrics["psnr_db"] - 0.01
+    add_evaluation(record, "bsd300test-25-clipped", 30.5 + SPREAD, clip=True)
+    add_evaluation(record, "bsd300test-25-padded-clean-x3", 29.75 + SPREAD, pad="clean", repeats=3)
+    add_evaluation(record, "bsd300test-50", 20 + SPREAD, sigma_255=50.0)
+    study = Study(LEDGER, EXPERIMENTS, [record])
+    shifts = {s.convention: s for s in ssdn.measure_conventions(study.groups[0], study)}
+    assert shifts.pop("as everywhere in this study").shift is None
+    means = {name: round(shift.shift.mean, 6) for name, shift in shifts.items()}
+    assert means == {
+        "result rounded to 8 bits": -0.01,
+        "noise clipped": 0.5,
+        "padded by reflection, then noise, 3 draws of the noise": -0.25,
+    }
+    assert all(round(s.shift.low, 6) == round(s.shift.high, 6) for s in shifts.values()), "paired: no spread"
+    page = blindspot_pages.describe_conventions(study)
+    assert "What raises PSNR on BSD300: noise clipped, by 0.50 dB." in page
+
+
+def test_another_choice_of_images_is_not_paired(make):
+    record = make("N2C", 30.0, dataset="bsd300test")
+    names = [f"image{k}" for k in range(24)]
+    part = record.per_image("bsd300test-25")
+    add_evaluation(record, "cbsd68-25", part.to_numpy(), dataset="cbsd68", images=[f"image{k % 12}" for k in range(24)])
+    vars(record)["metrics"] = record.metrics.drop_duplicates(["evaluation", "image"])
+    study = Study(LEDGER, EXPERIMENTS, [record])
+    (shift,) = [s.shift for s in ssdn.measure_conventions(study.groups[0], study) if "CBSD68" in s.convention]
+    assert len(names) == shift.count
+    assert shift.mean == pytest.approx(part.iloc[:12].mean() - part.mean())
+    assert shift.low < shift.mean < shift.high
+
+
+def test_choices_of_images_by_hand():
+    values = pd.Series([1.0, 2.0, 3.0, 6.0])
+    everything, first_two = np.ones(4, bool), np.array([True, True, False, False])
+    interval = ssdn.compare_choices(values, everything, first_two)
+    assert interval.mean == pytest.approx(1.5)
+    assert ssdn.compare_choices(values, everything, everything)[:3] == (0, 0, 0)
+
+
+def test_all_300_images_are_measured_with_what_learns_nothing(make):
+    training = [path for path in catalog.find("bsd400").files if path.startswith("train/")]
+    assert len(training) == 200
+    record = make("full", 26.0, method="wavelet", dataset="bsd300test", steps=0, name="filter")
+    names = [path.removeprefix("train/").rsplit(".", 1)[0] for path in training[:23]]
+    add_evaluation(record, "bsd400-25", 28.0 + 0 * SPREAD, dataset="bsd400", images=[*names, "not of BSD300"])
+    (shift,) = ssdn._measure_all_300(Study(LEDGER, EXPERIMENTS, [record]))
+    assert (shift.measured_with, shift.shift.count) == ("wavelet", 24 + 23)
+    assert shift.shift.mean == pytest.approx((24 * 26 + 23 * 28) / 47 - 26)
+
+
+def test_one_photograph_after_every_method_that_has_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "results", lambda: tmp_path)
+    torch.manual_seed(0)
+    for name, sizes in (("ssdn-n2c", {}), ("ssdn-known", {"level": 25})):
+        model = "unet" if name == "ssdn-n2c" else "ssdn"
+        weights.save(repro.build(model, width=2, **sizes), tmp_path / "weights" / f"{name}-seed0.safetensors", {})
+    monkeypatch.setattr(experiments, "load", lambda: EXPERIMENTS)
+    figure, alt, missing = blindspot_pages.draw_photograph(box_px=(10, 20, 32, 48))
+    titles = list(filter(None, (axes.get_title(loc="left") for axes in figure.axes)))
+    assert titles == ["clean", "noisy, sigma 25", "N2C", "SSDN, known level"]
+    assert "SSDN, variable level" in missing and "N2C" not in missing
+    assert alt.count(" dB") == 3
+    with pytest.raises(ReproError, match="has no photograph"):
+        blindspot_pages.draw_photograph(photograph="nobody")
+    with pytest.raises(ReproError, match="no part"):
+        blindspot_pages.draw_photograph(box_px=(0, 0, 10_000, 8))
