@@ -145,7 +145,7 @@ def run_one(
         say(f"{name} seed {seed}: done already.")
         return home
     if state == "outdated":
-        raise ReproError(f"{name} seed {seed} has a record of other settings than the list's; remove {home} to redo it.")
+        raise ReproError(f"{home} is a record of other settings than the list's; remove it to redo the run.")
     with _ending(None):
         try:
             if _is_first_process():
