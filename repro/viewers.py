@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from repro import offsets, plots, weights
-from repro.data import catalog, noise
+from repro.data import catalog, noise, realistic
 from repro.evaluate import denoise
 from repro.metrics import psnr_db
 from repro.models.base import Denoiser
@@ -161,6 +161,8 @@ def _covers(experiment: Experiment, level_255: float) -> bool:
 
 
 def _trained_levels(experiment: Experiment) -> tuple[float, float]:
+    if (experiment.train or {}).get("loss", "").startswith("signal_dependent"):
+        return 0, realistic.SIGMA_255_MAX  # the part of that noise which is the same everywhere
     level = experiment.sigma_255
     if level is None:
         level = (experiment.train or {}).get("sigma_255")

@@ -341,3 +341,9 @@ def test_kernels_follow_pointer_and_keys_and_their_numbers_are_those_of_the_stud
     browser.wait_for("document.querySelector('.viewer-status').textContent.includes('scale 4')")
     assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
     assert_quiet(browser)
+
+
+def test_a_network_for_signal_dependent_noise_is_not_shown_on_strong_gaussian_noise():
+    listed = {experiment.name: experiment for experiment in experiments.load()}
+    assert not viewers._covers(listed["scaoednet-stages-3"], 25)
+    assert viewers._covers(listed["sadnet-colour-50"], 50) and not viewers._covers(listed["sadnet-colour-50"], 25)
