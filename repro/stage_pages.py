@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import repro
-from repro import plots
+from repro import plots, timing
+from repro.benchmark_step import KINDS, OTHER
 from repro.data import catalog
 from repro.data.realistic import fixed_realistic_noise
 from repro.errors import ReproError
@@ -58,6 +59,43 @@ def describe_costs(settled: pd.DataFrame) -> str:
         "more while one stage is computed again."
     )
     return "\n".join(items)
+
+
+def describe_step() -> str:
+    """What a training step of the published network costs on the machines measured, and where its time goes."""
+    measured = timing.load("step-scaoednet")
+    if not measured:
+        return "Its time is not measured yet; `repro bench step scaoednet` does it."
+    return "\n\n".join(_show_step(about, table) for about, table in measured)
+
+
+def _show_step(about: dict, table: pd.DataFrame) -> str:
+    kinds = [*KINDS, OTHER]
+    head = "".join(f"<th>{name}</th>" for name in ("setting", "seconds", "to the floor", "memory, GiB", *kinds))
+    body = ""
+    for row in table.to_dict("records"):
+        cells = [row["setting"], f"{row['seconds']:.2f}", f"{row['floor_ratio']:.1f}x"]
+        cells += [f"{row['peak_memory_mib'] / 1024:.1f}", *(f"{row[f'share_{kind}']:.0%}" for kind in kinds)]
+        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    rows = table.set_index("setting")
+    before, after = rows.loc["contiguous"], rows.loc["in place"]
+    caption = (
+        f"One training step at {about['batch']} patches of {about['patch']}x{about['patch']}, five stages, on "
+        f"{about['device'].removeprefix('cpu ')}; the floor is the time of the multiply-accumulates alone"
+    )
+    told = (
+        f"The last four columns are shares of the step's time. With pictures laid out pixel by pixel and activations "
+        f"in place a step takes {after['seconds']:.1f} s, where it took {before['seconds']:.1f} s. The many means and "
+        f"maxima of the attention branches take {before['share_reductions']:.0%} before and "
+        f"{after['share_reductions']:.0%} after. Recomputation costs "
+        f"{rows.loc['checkpointing', 'seconds'] / after['seconds'] - 1:.0%} more time and needs "
+        f"{rows.loc['checkpointing', 'peak_memory_mib'] / after['peak_memory_mib']:.0%} of the memory; bf16 takes "
+        f"{rows.loc['bf16', 'seconds'] / after['seconds']:.2f} times as long."
+    )
+    return (
+        f'<div class="study-table"><table class="study"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n\n{told}"
+    )
 
 
 def measure_kept_gib(net: ScaoedNet) -> float:
