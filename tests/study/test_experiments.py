@@ -18,7 +18,8 @@ def test_every_row_makes_a_run(experiment):
     for pattern in experiment.claims:
         assert len(claims.match(ledger, [pattern])), f"{pattern} fits no claim"
     for evaluation in experiment.evaluate:
-        assert catalog.find(evaluation.dataset).role.startswith("test")
+        # What learns nothing may be measured on any set.
+        assert experiment.train is None or catalog.find(evaluation.dataset).role.startswith("test")
     if experiment.train is not None:
         config = experiment.train_config(experiment.seeds[0])
         assert config.steps or config.seconds
@@ -51,6 +52,25 @@ def test_names_of_evaluations():
     name = experiments.Evaluation("kodak24", 50, clip=True, round_8bit=True, patch=128, limit=2).name
     assert name == "kodak24-50-clipped-rounded-patch128-first2"
     assert experiments.Evaluation("nam25", None).name == "nam25"
+    assert experiments.Evaluation("kodak24", 25, seed=3, repeats=10, pad="clean").name == (
+        "kodak24-25-padded-clean-seed3-x10"
+    )
+    assert experiments.Evaluation("kodak24", None, events=30).name == "kodak24-poisson30"
+    assert experiments.Evaluation("kodak24", None, alpha=0.5).name == "kodak24-impulse0.5"
+
+
+def test_an_evaluation_has_one_kind_of_noise(tmp_path):
+    old = 'name = "smoke-colour"'
+    row = 'name = "other"\nwhy = ""\nmethod = "median"\nvariant = ""\ncolour = "rgb"\nsigma_255 = 25\nbudget = "cpu"\n'
+    for evaluation in ("events = 30", "alpha = 0.5, sigma_255 = 25", "alpha = 0.5, events = 3"):
+        more = f'{row}evaluate = [{{ dataset = "kodak24", {evaluation} }}]\n\n[[experiment]]\n{old}'
+        (tmp_path / "list.toml").write_text(TEXT.replace(old, more))
+        if "," in evaluation:
+            with pytest.raises(ReproError, match="more than one kind of noise"):
+                experiments.load(tmp_path / "list.toml")
+        else:
+            (found,) = experiments.get("other", experiments.load(tmp_path / "list.toml")).evaluate
+            assert (found.sigma_255, found.events) == (None, 30)
 
 
 @pytest.mark.parametrize(
