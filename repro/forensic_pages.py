@@ -22,6 +22,7 @@ from repro.study.verdicts import Study
 SHOWN = 12  # effects in the picture
 WIDTH_IN = 4.4  # of the picture: on a phone its letters are still of the size of the text
 SAID = {"paper": "paper", "reproduction": "reproduction", "code": "authors' code", "ours": "this study"}
+PART = '<div style="margin-bottom: 0.4rem">'  # opens one of several things said in a cell
 EMPTY = "Nothing is measured yet; the table names the command for each effect."
 
 
@@ -183,8 +184,17 @@ def describe_patches(findings: list[Finding]) -> str:
         f"and the PSNR of each is averaged. {then} Two things are in the number. At the borders of a patch the network "
         "does not see what lies beyond: put together again before they are scored, the patches come to "
         f"{shown['borders']}. And the mean of many logarithms is not the logarithm of the mean: smooth patches count "
-        f"as much as busy ones, which brings {shown['averaging']}."
+        f"as much as busy ones, which brings {shown['averaging']}. {_describe_other_set(by_id['sadnet-bsd68-values'])}"
     )
+
+
+def _describe_other_set(finding: Finding) -> str:
+    """The same on BSD68, where the replication prints less than the paper."""
+    if finding.effects:
+        shown = show_interval(finding.effects[0].interval, "dB")
+        return f"On BSD68, where the replication prints less than the paper, patches bring {shown}."
+    how = finding.disagreement.commands or tuple(gap.command for gap in finding.gaps if gap.command)
+    return "What patches bring on BSD68 is in no record yet" + (f"; `{how[0]}` measures it." if how else ".")
 
 
 def _list_printed(finding: Finding) -> str:
@@ -259,12 +269,12 @@ def _show_finding(finding: Finding, settled: pd.DataFrame) -> str:
         waiting.setdefault(gap.command or gap.reason, []).append(gap.comparison.change)
     for how, changes in waiting.items():
         shown = f"<code>{escape(how)}</code>" if how.startswith("repro ") else escape(how)
-        parts.append(f'<div>not measured: {escape("; ".join(changes))}<div class="why">{shown}</div></div>')
+        parts.append(f'{PART}not measured: {escape("; ".join(changes))}<div class="why">{shown}</div></div>')
     if entry.commands:
         lines = "<br>".join(f"<code>{escape(command)}</code>" for command in entry.commands)
-        parts.append(f'<div>not measured<div class="why">{lines}</div></div>')
+        parts.append(f'{PART}not measured<div class="why">{lines}</div></div>')
     if entry.no_effect:
-        parts.append(f"<div>{escape(entry.no_effect)}</div>")
+        parts.append(f"{PART}{escape(entry.no_effect)}</div>")
     if finding.printed:
         parts.append(f'<div class="why">difference as printed, dB: {_list_printed(finding)}</div>')
     for name in entry.claims:
@@ -280,7 +290,7 @@ def _show_finding(finding: Finding, settled: pd.DataFrame) -> str:
 def _show_effect(effect: Effect) -> str:
     images = _count(effect.interval.count, "image")
     return (
-        f"<div><b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: {escape(effect.comparison.change)}"
+        f"{PART}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: {escape(effect.comparison.change)}"
         f'<div class="why">{images}; {escape(effect.runs)}</div></div>'
     )
 
