@@ -53,12 +53,11 @@ def put(group, name: str, array: np.ndarray, kind: str):
     return stored
 
 
-def put_cells(file, group, name: str, arrays: list[np.ndarray]) -> None:
-    """A column of cells: references to arrays in the group that MATLAB calls #refs#."""
+def put_field(file, group, name: str, arrays: list[np.ndarray]) -> None:
+    """A field of an array of structures: references to arrays in the group that MATLAB calls #refs#."""
     hidden = file.require_group("#refs#")
     references = [put(hidden, f"{name}{k}", array, "double").ref for k, array in enumerate(arrays)]
-    stored = group.create_dataset(name, data=np.array([references], dtype=h5py.ref_dtype), dtype=h5py.ref_dtype)
-    stored.attrs["MATLAB_class"] = np.bytes_("cell")
+    group.create_dataset(name, data=np.array([references], dtype=h5py.ref_dtype), dtype=h5py.ref_dtype)
 
 
 def write_sidd_medium(home: Path, size: tuple[int, int] = (40, 36)) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -118,8 +117,8 @@ def write_dnd_info(root: Path, places: list[np.ndarray], levels: list[np.ndarray
     def fill(file):
         info = file.create_group("info")
         info.attrs["MATLAB_class"] = np.bytes_("struct")
-        put_cells(file, info, "boundingboxes", places)
-        put_cells(file, info, "sigma_srgb", levels)
+        put_field(file, info, "boundingboxes", places)
+        put_field(file, info, "sigma_srgb", levels)
 
     write_hdf5(root / "info.mat", fill)
 

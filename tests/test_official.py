@@ -13,7 +13,7 @@ from official_files import as_tensor, pixels
 from scipy.io import savemat
 
 import repro
-from repro import evaluate
+from repro import evaluate, weights
 from repro.data import catalog, official
 from repro.data.images import luma
 from repro.errors import ReproError
@@ -357,11 +357,22 @@ def test_every_method_is_evaluated_on_every_set(mirror, monkeypatch, method):
         assert table["psnr_noisy_db"][0] == pytest.approx(-10 * torch.log10(mse).item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sidd-medium", "renoir"])
-def test_training_takes_pairs_from_the_training_sets(mirror, monkeypatch, tmp_path, name):
+@pytest.mark.parametrize(
+    ("method", "name"), [*((method, "sidd-medium") for method in METHODS), ("scaoednet", "renoir")]
+)
+def test_every_method_learns_from_pairs(mirror, monkeypatch, tmp_path, method, name):
     monkeypatch.setenv("REPRO_DATA", str(mirror))
     config = TrainConfig(
-        model="sadnet", sizes=METHODS["sadnet"], pairs=name, pairs_share=1.0, loss="l1", steps=2, batch=2, patch=16,
+        model=method, sizes=METHODS[method], pairs=name, pairs_share=1.0, loss="l1", steps=2, batch=2, patch=32,
         warmup_steps=0, validation_images=1,
     )  # fmt: skip
-    assert train(config, tmp_path / "run", device="cpu", progress=lambda row: None).exists()
+    folder = tmp_path / "run"
+    path = train(config, folder, device="cpu", progress=lambda row: None)
+    assert evaluate.evaluate(weights.load(path), name, None, limit=1)["psnr_db"].notna().all()
+
+
+def test_nothing_is_trained_on_the_test_sets(mirror, monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRO_DATA", str(mirror))
+    for name in ("sidd-validation", "nam"):
+        with pytest.raises(ReproError, match=f"{name} is a test set"):
+            train(TrainConfig(pairs=name, pairs_share=1.0, steps=2), tmp_path / name, device="cpu")

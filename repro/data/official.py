@@ -359,8 +359,9 @@ def _is_dnd_info(path: Path) -> bool:
 def read_dnd(where: Path) -> list[DNDImage]:
     """The photographs that ``info.mat`` speaks of, with their boxes. Raises :class:`ReproError` if it is not as DND's.
 
-    ``info`` is a structure. ``boundingboxes`` has a cell for each photograph with a row for each box: the first row
-    and column and the last, counted from 1. ``sigma_srgb`` has the noise level of each.
+    ``info`` is an array of structures, one for each photograph. ``boundingboxes`` has a row for each box: the first row
+    and column and the last, counted from 1. ``sigma_srgb`` has the noise level of each, taken here to be in the units
+    of the image, as the kit hands it to a denoiser.
     """
     root = locate("dnd", where)
     path = root / "info.mat"
@@ -370,8 +371,8 @@ def read_dnd(where: Path) -> list[DNDImage]:
         with _open_hdf5(path) as file:
             if "info" not in file or "boundingboxes" not in file["info"]:
                 raise ReproError(f"{path} has no info.boundingboxes.")
-            boxes = _read_cells(file, file["info/boundingboxes"])
-            levels = _read_cells(file, file["info/sigma_srgb"]) if "sigma_srgb" in file["info"] else None
+            boxes = _read_field(file, file["info/boundingboxes"])
+            levels = _read_field(file, file["info/sigma_srgb"]) if "sigma_srgb" in file["info"] else None
     images = []
     for index, rows in enumerate(boxes):
         if rows.ndim != 2 or rows.shape[1] != 4 or not np.array_equal(rows, np.round(rows)):
@@ -389,8 +390,9 @@ def read_dnd(where: Path) -> list[DNDImage]:
     return images
 
 
-def _read_cells(file, cells) -> list[np.ndarray]:
-    return [np.asarray(file[reference]).T for reference in np.asarray(cells).ravel()]
+def _read_field(file, field) -> list[np.ndarray]:
+    """One field of an array of structures, which MATLAB stores as references, element by element."""
+    return [np.asarray(file[reference]).T for reference in np.asarray(field).ravel()]
 
 
 # --- RENOIR
