@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 import repro
 from repro import weights
 from repro.data.catalog import Sample
-from repro.data.noise import fixed_gaussian_noise
+from repro.data.noise import fixed_gaussian_noise, fixed_impulse_noise, fixed_poisson_noise
 from repro.errors import ReproError
 from repro.evaluate import PIXELS_AT_ONCE, denoise, evaluate
 from repro.metrics import psnr_db, ssim
@@ -369,3 +370,116 @@ def test_a_network_that_needs_sigma_is_told_in_units_of_the_range():
     row = evaluate(net, [sample], 51).iloc[0]
     noisy = fixed_gaussian_noise(sample.clean, "stripes", 51)
     assert row["psnr_db"] == pytest.approx(psnr_db(sample.clean, (noisy - 0.2).clamp(0, 1)))
+
+
+# --- noise of other families, repeats, padding
+
+
+class Told(Darken):
+    """For Poisson noise: returns what it is told, as an image."""
+
+    def __init__(self, noise="poisson", is_told=True):
+        super().__init__()
+        self.is_told, self.told = is_told, []
+        self.sizes = SimpleNamespace(channels=3, noise=noise)
+
+    def forward(self, noisy, **level):
+        self.told.append(level)
+        return noisy
+
+
+@pytest.mark.parametrize(
+    ("family", "level", "make"),
+    [("poisson", {"events": 30}, fixed_poisson_noise), ("impulse", {"alpha": 0.5}, fixed_impulse_noise)],
+)
+def test_noise_of_other_families_reaches_a_network_that_is_told_of_it(family, level, make):
+    net, sample = Told(family), photograph("stripes")
+    table = evaluate(net, [sample], **level, seed=2)
+    assert net.told == [level]
+    row = table.iloc[0]
+    noisy = make(sample.clean, "stripes", *level.values(), 2)
+    assert row["psnr_noisy_db"] == pytest.approx(psnr_db(sample.clean, noisy))
+    assert row[next(iter(level))] == next(iter(level.values()))
+    assert table["sigma_255"].isna().all()
+    blind = Told(family, is_told=False)
+    evaluate(blind, [sample], **level)
+    denoise(sample.clean, blind, **level)
+    assert blind.told == [{}, {}]
+    denoise(sample.clean, net, **level)
+    assert net.told[-1] == level
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "says"),
+    [
+        (Told(), {"sigma_255": 25}, "trained for poisson noise, which has events: it knows nothing of gaussian"),
+        (Told(), {"alpha": 0.5}, "nothing of impulse noise"),
+        (Darken(), {"events": 30}, "trained for gaussian noise"),
+        (Told(), {}, "give events"),
+        (Told(), {"events": 0}, "events is more than 0"),
+        (Told(), {"events": -1}, "events is more than 0"),
+        (Told("impulse"), {"alpha": 1.5}, "alpha is from 0 to 1"),
+        (Darken(), {"sigma_255": -1}, "sigma_255 is 0 or more"),
+        (Darken(), {"sigma_255": math.nan}, "sigma_255 is 0 or more"),
+        (Darken(needs_sigma=True), {}, "give sigma"),
+        (Darken(), {"sigma_255": 25, "alpha": 0.5}, "of one kind"),
+        (Darken(), {"sigma_255": 25, "repeats": 0}, "repeats = 0"),
+        (Darken(), {"repeats": 2}, "a set's own noise once"),
+        (Darken(), {"sigma_255": 25, "pad": "both"}, "pad = 'both'"),
+        (Darken(), {"sigma_255": 25, "pad": "noisy", "patch": 16}, "patches are not padded"),
+        (Darken(), {"pad": "clean"}, "none to be added"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_a_sentence(net, given, says):
+    with pytest.raises(ReproError, match=says):
+        evaluate(net, [photograph("stripes")], **given)
+
+
+@pytest.mark.parametrize("broken", ["clean", "noisy"])
+def test_an_image_with_values_that_are_no_numbers_is_named(broken):
+    images = {"clean": torch.rand(3, 8, 8), "noisy": torch.rand(3, 8, 8)}
+    images[broken][0, 1, 2] = math.nan
+    with pytest.raises(ReproError, match="The image dot of samples has values that are no numbers"):
+        evaluate(Darken(), [Sample("dot", **images)])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 1)])
+@pytest.mark.parametrize("pad", [None, "clean", "noisy"])
+def test_images_of_side_1_are_measured(size, pad):
+    row = evaluate(Darken(), [photograph("line", *size)], 25, pad=pad).iloc[0]
+    assert math.isfinite(row["psnr_db"])
+
+
+def test_repeats_are_independent_draws_averaged_image_by_image():
+    samples = [photograph("one"), photograph("two")]
+    net = Darken()
+    table = evaluate(net, samples, 25, seed=4, repeats=3)
+    each = [evaluate(Darken(), samples, 25, seed=4 + k) for k in range(3)]
+    assert table["draws"].tolist() == [3, 3]
+    assert len({float(seen.sum()) for seen, _ in net.seen}) == 6
+    values = np.array([one["psnr_db"] for one in each])
+    assert table["psnr_db"].tolist() == pytest.approx(values.mean(0).tolist())
+    assert table["psnr_std_db"].tolist() == pytest.approx(values.std(0, ddof=1).tolist())
+    assert "draws" not in evaluate(Darken(), samples, 25, repeats=1).columns
+
+
+def test_padding_before_and_after_the_noise():
+    sample = photograph("stripes")  # 40 x 27
+    seen = {}
+    for pad in (None, "clean", "noisy"):
+        net = Darken()
+        row = evaluate(net, [sample], 25, pad=pad).iloc[0]
+        seen[pad] = net.seen[0][0][0]
+        assert (row["height"], row["width"]) == (40, 27)
+        inside = (seen[pad][:, :40, :27] - 0.1).clamp(0, 1)
+        assert row["psnr_db"] == pytest.approx(psnr_db(sample.clean, inside))
+    assert seen["clean"].shape == seen["noisy"].shape == (3, 64, 32)
+    assert all(torch.equal(image[:, :40, :27], seen[None]) for image in seen.values()), "the same noise inside"
+    assert torch.equal(seen["noisy"][:, 40], seen["noisy"][:, 38]), "the border repeats the noise"
+    fresh = seen["clean"][:, 40] - seen["clean"][:, 38]
+    assert fresh.std() * 255 == pytest.approx(25 * 2**0.5, rel=0.25), "or has its own, on the same clean row"
+
+
+def test_filters_take_noise_of_every_family():
+    table = evaluate(repro.build("median"), [photograph("stripes")], alpha=0.1)
+    assert table["psnr_db"].item() > table["psnr_noisy_db"].item()

@@ -5,9 +5,18 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from repro.data.noise import add_gaussian_noise, fixed_gaussian_noise, unit_noise
+from repro.data.noise import (
+    _count_events,
+    add_gaussian_noise,
+    fixed_gaussian_noise,
+    fixed_impulse_noise,
+    fixed_poisson_noise,
+    unit_noise,
+)
 
 
 def test_fixed_noise_has_not_changed():
@@ -84,3 +93,87 @@ def test_wrong_arguments(sigma):
         add_gaussian_noise(torch.zeros(1, 2, 2), sigma)
     with pytest.raises(TypeError, match="floating-point"):
         fixed_gaussian_noise(torch.zeros(1, 2, 2, dtype=torch.uint8), "a", 5)
+
+
+# --- evaluation noise of the other families
+
+FIXED = {
+    fixed_gaussian_noise: st.floats(0, 100),
+    fixed_poisson_noise: st.floats(0.5, 500),
+    fixed_impulse_noise: st.floats(0, 1),
+}
+
+
+@pytest.mark.parametrize("make", FIXED, ids=lambda make: make.__name__)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_fixed_noise_is_a_function_of_image_name_level_and_seed(make, data):
+    level, seed = data.draw(FIXED[make]), data.draw(st.integers(0, 5))
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    clean = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    noisy = make(clean, "a", level, seed)
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    assert torch.equal(noisy, make(clean.clone(), "a", level, seed))
+    assert (noisy.shape, noisy.dtype) == (clean.shape, clean.dtype)
+    assert torch.equal(make(clean, "a", level, seed, clip=True), noisy.clamp(0, 1))
+    stored = make(clean, "a", level, seed, round_8bit=True) * 255
+    assert torch.equal(stored.round() / 255, stored / 255)
+
+
+@pytest.mark.parametrize(("make", "level"), [(fixed_poisson_noise, 30), (fixed_impulse_noise, 0.5)])
+@pytest.mark.parametrize("other", [("b", 1.0, 0), ("a", 1.01, 0), ("a", 1.0, 1)])
+def test_other_names_levels_and_seeds_have_other_noise(make, level, other):
+    clean = torch.full((3, 64, 64), 0.5)
+    name, factor, seed = other
+    one, two = make(clean, "a", level) - clean, make(clean, name, level * factor, seed) - clean
+    assert abs(np.corrcoef(one.flatten(), two.flatten())[0, 1]) < 0.05
+
+
+def test_fixed_noise_of_the_other_families_has_not_changed():
+    poisson = [0, 1, 2, 4, 4, 9, 9, 6, 9, 9, 10, 10, 15, 18, 17, 15, 10, 31, 26, 25, 15, 24, 34, 30]
+    impulse = [1, 0, 0, 0, 0, 1, 1, 0]  # all channels alike
+    clean = torch.linspace(0, 1, 24).reshape(3, 2, 4)
+    counts = (fixed_poisson_noise(clean, "kodim01", 30) * 30).flatten().tolist()
+    assert counts == pytest.approx(poisson, abs=1e-4)
+    replaced = fixed_impulse_noise(clean, "kodim01", 0.5) != clean
+    assert replaced.int().flatten().tolist() == 3 * impulse
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0, 400), st.lists(st.floats(1e-12, 1 - 1e-12), min_size=1, max_size=20))
+def test_counts_are_the_inverse_of_the_poisson_distribution(mean, uniform):
+    uniform = np.array(uniform)
+    counts = _count_events(np.full(len(uniform), mean), uniform)
+    assert (stats.poisson.cdf(counts, mean) >= uniform * (1 - 1e-9)).all()
+    assert ((counts == 0) | (stats.poisson.cdf(counts - 1, mean) <= uniform * (1 + 1e-9))).all()
+
+
+def test_fixed_poisson_noise_counts():
+    clean = (torch.rand(3, 120, 120, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+    counts = fixed_poisson_noise(clean, "a", 30).double() * 30
+    torch.testing.assert_close(counts.round(), counts, atol=1e-4, rtol=0)
+    bright = (clean > 0.9) & (clean < 0.92)
+    assert counts[bright].mean() == pytest.approx(0.91 * 30, rel=0.02)
+    assert counts[bright].var() == pytest.approx(0.91 * 30, rel=0.1)
+    assert not fixed_poisson_noise(torch.zeros(1, 9, 9), "a", 30).any()
+    assert fixed_poisson_noise(torch.ones(1, 50, 50), "a", 5).max() > 1, "never clipped unless asked for"
+
+
+def test_fixed_impulse_noise_replaces_whole_pixels():
+    clean = torch.full((3, 200, 200), 0.5)
+    changed = fixed_impulse_noise(clean, "a", 0.3) != clean
+    assert torch.equal(changed.all(0), changed.any(0))
+    assert changed.float().mean() == pytest.approx(0.3, abs=0.01)
+    everything = fixed_impulse_noise(clean, "a", 1)
+    assert stats.kstest(everything.flatten().numpy(), "uniform").pvalue > 1e-3
+    assert torch.equal(fixed_impulse_noise(clean, "a", 0), clean)
+
+
+@pytest.mark.parametrize(
+    ("make", "level", "says"),
+    [(fixed_poisson_noise, 0, "more than 0"), (fixed_poisson_noise, float("nan"), "more than 0"),
+     (fixed_impulse_noise, 1.1, "between 0 and 1")],
+)  # fmt: skip
+def test_wrong_levels_of_the_other_families(make, level, says):
+    with pytest.raises(ValueError, match=says):
+        make(torch.zeros(3, 2, 2), "a", level)
