@@ -43,6 +43,7 @@ def write_all(folder: Path) -> None:
         "sadnet_budget": lambda: describe_budgets(study),
         "scaoednet_statements": lambda: stage_pages.describe_statements(settled),
         "scaoednet_costs": lambda: stage_pages.describe_costs(settled),
+        "scaoednet_parts": lambda: stage_pages.describe_parts(study),
         "scaoednet_step": stage_pages.describe_step,
         "scaoednet_stages": lambda: stage_pages.describe_stages(study, folder),
         "ssdn_table": lambda: blindspot_pages.describe_table(settled),

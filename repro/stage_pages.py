@@ -19,6 +19,7 @@ from repro.models.scaoednet import Estimate, ScaoedNet
 from repro.pages import show_verdict
 from repro.study import claims as ledger
 from repro.study.records import Record
+from repro.study.statistics import compare
 from repro.study.verdicts import Study
 
 NOT_YET = "No ScaoedNet is trained yet; `repro campaign --only 'scaoednet-*'` runs the experiments that are listed."
@@ -141,6 +142,70 @@ def describe_stages(study: Study, folder: Path) -> str:
     plots.save(figure, folder / "scaoednet_stages.png")
     alt = "One photograph after each stage, and below each the noise map of that stage beside the true one."
     return f"{shown}\n\n```{{image}} _generated/scaoednet_stages.png\n:alt: {alt}\n```\n\n{alt}"
+
+
+# Experiment -> the neighbour from which it differs in one thing.
+NEIGHBOURS = {
+    "scaoednet-stages-3": "scaoednet-stages-1",
+    "scaoednet-stages-5": "scaoednet-stages-3",
+    "scaoednet-blocks-8": "scaoednet-stages-1",
+    "scaoednet-blocks-16": "scaoednet-blocks-8",
+    "scaoednet-no-nfae": "scaoednet-stages-1",
+    **{
+        f"scaoednet-{name}": "scaoednet-stages-3"
+        for name in ("no-fsm-no-dem", "no-dem", "no-fsm", "sca", "separate-fusion", "image-only", "real")
+    },
+}
+REAL = ("cc15", "nam25")
+
+
+def describe_parts(study: Study) -> str:
+    """What every part is worth: each experiment's last stage, and its difference to the neighbour, image by image."""
+    measured = {
+        group.first["experiment"]: group.first
+        for group in study.groups
+        if group.first["method"] == "scaoednet" and group.first.stages is not None
+    }
+    body, waiting = "", []
+    for experiment in study.experiments:
+        if experiment.method != "scaoednet" or experiment.budget != "cpu":
+            continue
+        record = measured.get(experiment.name)
+        if record is None:
+            waiting.append(f"`{experiment.name}`")
+            continue
+        neighbour = measured.get(NEIGHBOURS.get(experiment.name, ""))
+        cells = [experiment.variant]
+        for column, digits in (("psnr_db", 2), ("noise_map_l1_255", 2)):
+            own = _of_last_stage(record, column)
+            cells.append(f"{own.mean():.{digits}f}")
+            cells.append(_show_difference(own, neighbour and _of_last_stage(neighbour, column), digits))
+        for dataset in REAL:
+            evaluations = {about["name"]: about for about in record["evaluations"]}
+            cells.append(f"{evaluations[dataset]['psnr_db']:.2f}" if dataset in evaluations else "")
+        body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    if not body:
+        return NOT_YET
+    titles = ("network", "image, dB", "against its neighbour", "map, gray levels", "against its neighbour", *REAL)
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    told = f"\n\nStill to be run: {', '.join(waiting)}." if waiting else ""
+    return (
+        '<div class="study-table"><table class="study"><caption>The last stage on kodak24 with signal-dependent noise, '
+        "and PSNR in dB on real noise. A smaller error of the map is better. Neighbours differ in one thing; intervals "
+        f"are of 95 %</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{told}"
+    )
+
+
+def _of_last_stage(record: Record, column: str) -> pd.Series:
+    table = record.stages
+    return table[table["stage"] == table["stage"].max()].set_index("image")[column]
+
+
+def _show_difference(own: pd.Series, other: pd.Series | None, digits: int) -> str:
+    if other is None:
+        return ""
+    paired = compare(own, other)
+    return f"{paired.mean:+.{digits}f} [{paired.low:+.{digits}f}, {paired.high:+.{digits}f}]"
 
 
 def find_record(study: Study) -> Record | None:

@@ -29,6 +29,7 @@ STATES = {
     "dem": {"dem": True},
     "no dem": {"dem": False},
 }
+TABLES_OF_PARTS = ("Table 3", "Table 4", "Table S1", "Table S2")  # where the slides switch parts on and off
 UNITS = {"k": 1e3, "M": 1e6}
 SIDE = 512  # of the image that the slides count operations for
 
@@ -44,12 +45,30 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
 
 def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     verdict = verdicts._untested(claim, study, _why_not(claim), waits=False)
-    if claim["method"] != "ScaoedNet" or claim["dataset"] != "SIDD validation" or claim["table"] != "Table 2":
+    needs, command = _tell_test(claim)
+    if not command:
         return verdict
-    flag = " --ensemble" if claim["variant"] == "ensemble" else ""
-    command = f"repro evaluate --model CHECKPOINT --network scaoednet --data FOLDER{flag}"
-    reason = f"{verdict.reason} With its blocks in FOLDER/noisy and FOLDER/clean, and the authors' weights:"
-    return Verdict(claim["id"], NOT_TESTABLE, reason, command=command)
+    return Verdict(claim["id"], NOT_TESTABLE, f"{verdict.reason} With {needs}:", command=command)
+
+
+def _tell_test(claim: pd.Series) -> tuple[str, str]:
+    """What an absolute value of ScaoedNet waits for, and the command that would test it; empty where none can."""
+    if claim["method"] != "ScaoedNet":
+        return "", ""
+    ensemble = " --ensemble" if claim["variant"] == "ensemble" else ""
+    weights = "--model CHECKPOINT --network scaoednet"
+    if claim["dataset"] == "SIDD validation" and claim["table"] == "Table 2":
+        return "its two files and the authors' weights", f"repro evaluate {weights} --data sidd-validation{ensemble}"
+    if claim["dataset"] == "SIDD validation" and claim["table"] in TABLES_OF_PARTS:
+        sizes = " ".join(f"--size {name}={value}" for name, value in read_state(claim["variant"]).items())
+        pairs = "--data sidd-medium --set pairs=sidd-medium --set pairs_share=1 --set loss=l1"
+        train = f"repro train --model scaoednet {sizes} {pairs} --steps STEPS --out RUN"
+        test = "repro evaluate --model RUN/weights.safetensors --data sidd-validation"
+        return "SIDD, and a training of a length that the slides do not give", f"{train} && {test}"
+    for dataset, benchmark in (("DND", "dnd"), ("SIDD benchmark", "sidd")):
+        if claim["dataset"] == dataset:
+            return "it and the authors' weights", f"repro submit {benchmark} {weights}{ensemble} OUT"
+    return "", ""
 
 
 def _why_not(claim: pd.Series) -> str:

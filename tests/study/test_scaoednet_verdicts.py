@@ -103,10 +103,31 @@ def test_claims_that_need_no_run(claim_id, word):
     assert len(verdict.reason) > 20
 
 
-def test_a_value_on_closed_data_says_how_it_could_be_tested():
-    verdict = settled("004-t2-sidd-validation-scaoednet-ensemble-psnr")
+CHECKPOINT = "--model CHECKPOINT --network scaoednet"
+TRAINING = "--data sidd-medium --set pairs=sidd-medium --set pairs_share=1 --set loss=l1 --steps STEPS --out RUN"
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "command"),
+    [
+        ("004-t2-sidd-validation-scaoednet-psnr", f"repro evaluate {CHECKPOINT} --data sidd-validation"),
+        (
+            "004-t2-sidd-validation-scaoednet-ensemble-psnr",
+            f"repro evaluate {CHECKPOINT} --data sidd-validation --ensemble",
+        ),
+        ("004-t2-sidd-benchmark-scaoednet-ssim", f"repro submit sidd {CHECKPOINT} OUT"),
+        ("004-t1-dnd-scaoednet-ensemble-ssim", f"repro submit dnd {CHECKPOINT} --ensemble OUT"),
+        (
+            "004-t3-stages-3-psnr",
+            f"repro train --model scaoednet --size stages=3 {TRAINING} && "
+            "repro evaluate --model RUN/weights.safetensors --data sidd-validation",
+        ),
+    ],
+)
+def test_a_value_on_closed_data_says_how_it_could_be_tested(claim_id, command):
+    verdict = settled(claim_id)
     assert verdict.word == NOT_TESTABLE
-    assert verdict.command == "repro evaluate --model CHECKPOINT --network scaoednet --data FOLDER --ensemble"
+    assert verdict.command == command
 
 
 def test_words_of_the_ablation_are_sizes():
