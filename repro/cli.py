@@ -666,6 +666,22 @@ def bench_cost(
     measure(_device(device), networks=tuple(network or ()) or None, rounds=rounds, folder=out, echo=typer.echo)
 
 
+@bench_app.command("blindspot", cls=Command)
+def bench_blindspot(
+    device: Device = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 4,
+    patch: Annotated[int, typer.Option(min=2, help="Their side in pixels.")] = 64,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per row.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
+    ] = None,
+) -> None:
+    """Time SSDN's training step, and its baselines', against plain convolutions of the same shapes."""
+    from repro.benchmark_blindspot import bench_blindspot as measure
+
+    measure(_device(device), batch=batch, patch=patch, rounds=rounds, folder=out, echo=typer.echo)
+
+
 @bench_app.command("step", cls=Command)
 def bench_step(
     model: Annotated[str, typer.Argument(help="A network, such as scaoednet.")],
