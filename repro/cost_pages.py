@@ -11,11 +11,11 @@ from repro.benchmark_cost import HEIGHT, NETWORKS, WIDTH
 from repro.data import catalog
 from repro.models import build
 from repro.study import claims as ledger
-from repro.study import comparators
+from repro.study import comparators, tables
 from repro.study.comparators import COMPARATORS
 from repro.study.costs import Cost, measure_cost
 from repro.study.records import Record
-from repro.study.verdicts import NOT_TESTABLE, PSNR_DB, REPRODUCED, Study
+from repro.study.verdicts import CLOSED, NOT_TESTABLE, PSNR_DB, REPRODUCED, Study
 
 REAL = ("cc15", "nam25", "polyu", "sidd_samples")
 # Printed name in SADNet's Table 7 or the slide on cost -> name in repro.benchmark_cost.
@@ -57,24 +57,27 @@ def describe_rescored(settled: pd.DataFrame) -> str:
         f"{met} of {len(scored)} printed values are met within {PSNR_DB:g} dB. Furthest off is {furthest['method']} "
         f"on {_images(furthest)}, by {furthest['difference']:+.2f} dB."
     )
-    rows = [
-        {
-            "table": f"{claim['source']}, {claim['table']}",
-            "method": claim["method"],
-            "images": _images(claim),
-            "printed": claim["value"],
-            "ours": f"{claim['ours']:.2f}",
-            "difference": f"{claim['difference']:+.2f}",
-            "verdict": pages.show_verdict(claim["word"]),
-            "why": "" if claim["word"] == REPRODUCED else escape(claim["reason"]),
-        }
-        for _, claim in scored.iterrows()
-    ]
-    kept = {name: [row[name] for row in rows] for name in rows[0]}
-    if not any(kept["why"]):
-        del kept["why"]
-    caption = f"Mean PSNR in dB from published weights or of a classical method; reproduced within {PSNR_DB:g} dB"
-    return f"{told}\n\n{pages.render_rows(caption, kept)}"
+    levels = sorted({claim["sigma_255"] for _, claim in scored.iterrows() if pd.notna(claim["sigma_255"])})
+    columns = {None: "real noise"} | {level: f"sigma {level:g}" for level in levels}
+    rows: dict[str, dict[str, str]] = {}
+    for _, claim in scored.iterrows():
+        colour = "gray " if claim["colour"] == "gray" else ""
+        place = f"{claim['method']}, {colour}{claim['dataset']} ({claim['source']}, {claim['table']})"
+        row = rows.setdefault(place, {})
+        ours = f"{claim['ours']:.2f} ({claim['difference']:+.2f})"
+        mark = f'<span class="verdict {tables.CLASSES[claim["word"]]}">{ours}</span>'
+        column = columns[None if pd.isna(claim["sigma_255"]) else claim["sigma_255"]]
+        row[column] = f"{claim['value']} {mark}"
+        if claim["word"] != REPRODUCED:
+            row["why"] = " ".join(filter(None, [row.get("why"), f"{column}: {escape(claim['reason'])}"]))
+    names = [name for name in [*columns.values(), "why"] if any(name in row for row in rows.values())]
+    table = {"method, images": list(map(escape, rows))}
+    table |= {name: [row.get(name, "") for row in rows.values()] for name in names}
+    caption = (
+        f"Mean PSNR in dB: printed, then ours with the difference, reproduced within {PSNR_DB:g} dB. From published "
+        "weights, or of a classical method"
+    )
+    return f"{told}\n\n{pages.render_rows(caption, table)}"
 
 
 def _images(claim: pd.Series) -> str:
@@ -98,9 +101,10 @@ def describe_real(study: Study) -> str:
         return "No network is scored on real noise yet; `repro campaign --only '*-real*'` does it."
     sets = {name: catalog.find(name) for name in REAL}
     table = {"network": ["as taken", *map(escape, rows)]}
-    for name, entry in sets.items():
-        table[f"{name}, {entry.images} images"] = [noisy.get(name, "–"), *(row.get(name, "–") for row in rows.values())]
-    return pages.render_rows("Mean PSNR in dB on photographs, real noise, level not told", table)
+    for name in sets:
+        table[name] = [noisy.get(name, "–"), *(row.get(name, "–") for row in rows.values())]
+    counts = ", ".join(f"{name} {entry.images}" for name, entry in sets.items())
+    return pages.render_rows(f"Mean PSNR in dB on photographs, real noise, level not told. Images: {counts}", table)
 
 
 def _name_network(record: Record) -> str:
@@ -149,7 +153,10 @@ def describe_methods(settled: pd.DataFrame) -> str:
 
 
 def _summarise_reasons(claims: pd.DataFrame) -> str:
-    return " ".join(dict.fromkeys(claims["reason"]))
+    closed = claims["dataset"].isin(CLOSED) | (claims["dataset"] == "SIDD")
+    sets = ", ".join(sorted(set(claims.loc[closed, "dataset"])))
+    reasons = [f"{sets}: cannot be scored here."] if sets else []
+    return " ".join([*reasons, *dict.fromkeys(claims.loc[~closed, "reason"])])
 
 
 # --- counts and times --------------------------------------------------------------------------------------------
