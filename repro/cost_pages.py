@@ -60,6 +60,7 @@ def describe_rescored(settled: pd.DataFrame) -> str:
     levels = sorted({claim["sigma_255"] for _, claim in scored.iterrows() if pd.notna(claim["sigma_255"])})
     columns = {None: "real noise"} | {level: f"sigma {level:g}" for level in levels}
     rows: dict[str, dict[str, str]] = {}
+    missed = []
     for _, claim in scored.iterrows():
         colour = "gray " if claim["colour"] == "gray" else ""
         place = f"{claim['method']}, {colour}{claim['dataset']} ({claim['source']}, {claim['table']})"
@@ -69,15 +70,16 @@ def describe_rescored(settled: pd.DataFrame) -> str:
         column = columns[None if pd.isna(claim["sigma_255"]) else claim["sigma_255"]]
         row[column] = f"{claim['value']} {mark}"
         if claim["word"] != REPRODUCED:
-            row["why"] = " ".join(filter(None, [row.get("why"), f"{column}: {escape(claim['reason'])}"]))
-    names = [name for name in [*columns.values(), "why"] if any(name in row for row in rows.values())]
+            missed.append(f"- {claim['method']}, {_images(claim)}: {escape(claim['reason'])}")
+    names = [name for name in columns.values() if any(name in row for row in rows.values())]
     table = {"method, images": list(map(escape, rows))}
     table |= {name: [row.get(name, "") for row in rows.values()] for name in names}
     caption = (
         f"Mean PSNR in dB: printed, then ours with the difference, reproduced within {PSNR_DB:g} dB. From published "
         "weights, or of a classical method"
     )
-    return f"{told}\n\n{pages.render_rows(caption, table)}"
+    shown = f"{told}\n\n{pages.render_rows(caption, table)}"
+    return shown + ("\n\nWhere it is more:\n\n" + "\n".join(missed) if missed else "")
 
 
 def _images(claim: pd.Series) -> str:
@@ -168,8 +170,7 @@ def describe_table7(settled: pd.DataFrame) -> str:
     columns: dict[str, list[str]] = {
         name: []
         for name in (
-            "network", "parameters printed, k", "counted, k", "FLOPs printed, G", "as the profilers count, G", "ratio",
-            "true multiply-adds, G",
+            "network", "params, printed", "counted, k", "FLOPs, printed", "counted, G", "ratio", "true, G",
         )
     }  # fmt: skip
     for name, cost in counts.items():
@@ -189,9 +190,11 @@ def describe_table7(settled: pd.DataFrame) -> str:
         )
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
-    return pages.render_rows(
-        f"One colour image of {WIDTH}x{HEIGHT} pixels; printed values from SADNet's Table 7", columns
+    caption = (
+        f"One colour image of {WIDTH}x{HEIGHT} pixels: parameters (thousands), FLOPs as the profilers count them, "
+        "their ratio to the printed ones, and true multiply-adds (billions). Printed: SADNet's Table 7"
     )
+    return pages.render_rows(caption, columns)
 
 
 @cache

@@ -87,6 +87,16 @@ def make_cost_record(tmp_path):
     return make
 
 
+def test_every_score_stands_beside_its_printed_value_and_a_miss_is_explained(settled):
+    page = cost_pages.describe_rescored(settled)
+    scored = settled[settled["method"].isin(comparators.COMPARATORS) & (settled["metric"] == "psnr")]
+    scored = scored[(scored["word"] != verdicts.NOT_TESTABLE) & scored["source"].isin(["001", "004"])]
+    assert page.count('<span class="verdict') == len(scored) > 10
+    missed = scored[scored["word"] != verdicts.REPRODUCED]
+    assert page.count("\n- ") == len(missed)
+    assert all((missed["difference"].abs() > verdicts.PSNR_DB - 0.005))
+
+
 def test_every_compared_method_is_listed_and_the_untested_are_grey(settled):
     page = cost_pages.describe_methods(settled)
     methods = comparators.find_compared(LEDGER)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -251,3 +252,6 @@ def test_the_command_line_scores_published_weights(mirror, tmp_path):
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 0, result.output
     assert "dncnn-gray-50-published" in result.output and "psnr_db" in result.output
+    command += ["--crop-multiple", "50", "--out", str(tmp_path / "scores.csv")]
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    assert pd.read_csv(tmp_path / "scores.csv")[["height", "width"]].to_numpy().tolist() == [[50, 100]]
