@@ -15,7 +15,7 @@ Settings (--config NAME=VALUE):
     only         experiments, or patterns of names, with commas between them
     results      folder of records and weights (results)
     experiments  another list than results/experiments.toml
-    gpus         GPUs of a run on each of its nodes (1 for the budgets gpu and paper, else none)
+    gpus         GPUs of a run on each of its nodes (1 where runs of the budgets gpu or paper are meant, else none)
     nodes        nodes of a run (1)
     processes    processes of a run on each of its nodes, among which each batch is shared (one for each GPU)
     threads      processor cores of a job on each node (4 for each GPU, else 1); its arithmetic depends on it, in the
@@ -40,8 +40,8 @@ RESULTS = Path(config.get("results", ROOT / "results")).resolve()
 REPRO = shutil.which(str(config.get("repro", ROOT / ".venv" / "bin" / "repro"))) or shutil.which("repro")
 if REPRO is None:
     raise WorkflowError("The command `repro` is not here; name it with --config repro=/path/to/repro.")
-TORCHRUN = Path(REPRO).with_name("torchrun")
 ONLY = [name for name in str(config.get("only", "")).split(",") if name]
+IN_STORAGE = workflow.storage_settings.default_storage_provider is not None
 BUDGET = config.get("budget", None if ONLY else "paper")
 PLACE = ["--results", RESULTS]
 if "experiments" in config:
@@ -64,20 +64,9 @@ MISSING = [run for run, row in RUNS.items() if row["state"] not in ("done", "out
 
 
 def locate_record(experiment, seed):
-    return f"{RESULTS}/runs/{experiment}/seed{seed}/record.json"
-
-
-def count_gpus(wildcards):
-    on_gpus = RUNS[wildcards.experiment, wildcards.seed]["budget"] in ("gpu", "paper")
-    return int(config.get("gpus", 1 if on_gpus else 0))
-
-
-def count_processes(wildcards):
-    return int(config.get("processes", max(1, count_gpus(wildcards))))
-
-
-def count_nodes(wildcards):
-    return int(config.get("nodes", 1))
+    """The record; where Snakemake keeps files in a storage of its own (Kubernetes), a copy of it, which it may move."""
+    place = f"runs/{experiment}/seed{seed}/record.json"
+    return f"snakemake/{place}" if IN_STORAGE else f"{RESULTS}/{place}"
 
 
 def limit_minutes(wildcards):
@@ -87,33 +76,42 @@ def limit_minutes(wildcards):
     return math.ceil(float(config.get("margin", 1.5)) * left / 60) + EVALUATION_MINUTES
 
 
-def launch(wildcards):
-    """What a run's command begins with. On several nodes, each starts the processes that it runs."""
-    processes, nodes = count_processes(wildcards), count_nodes(wildcards)
-    if nodes > 1:
-        # The shell runs on the first node of the allocation, where the processes then find one another.
-        gpus = f"--gpus-per-node={count_gpus(wildcards)} " if count_gpus(wildcards) else ""
-        return (
-            f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 {gpus}"
-            f"{shlex.quote(str(TORCHRUN))} --nnodes={nodes} --nproc-per-node={processes} --rdzv-backend=c10d "
-            '--rdzv-endpoint="$(hostname)":29400 --rdzv-id="$SLURM_JOB_ID" --no-python '
-        )
-    if processes > 1:
-        return f"{shlex.quote(str(TORCHRUN))} --standalone --nproc-per-node={processes} --no-python "
-    return ""
+NODES = int(config.get("nodes", 1))
+GPUS = int(config.get("gpus", any(row["budget"] in ("gpu", "paper") for row in RUNS.values())))
+PROCESSES = int(config.get("processes", max(1, GPUS)))
+THREADS = int(config.get("threads", 4 * GPUS or 1))
+
+# What schedulers are told of nodes and GPUs. The executor for SLURM reads `runtime`, `nodes` and `gpu`; a run on
+# several nodes is an "MPI" job to it, whose command starts its tasks itself and whose GPUs are counted by node. The one
+# for Kubernetes reads `gpu`, `gpu_manufacturer`, and `scale`, without which it sets no limits: GPUs need them.
+NEEDS = {"nodes": NODES}
+if NODES > 1:
+    NEEDS |= {"tasks": NODES, "mpi": "srun"}
+if GPUS and NODES > 1:
+    NEEDS |= {"slurm_extra": f"--gpus-per-node={GPUS}"}
+elif GPUS:
+    NEEDS |= {"gpu": GPUS, "gpu_manufacturer": "nvidia", "scale": 0}
+
+# What the command of a run begins with. On several nodes, each starts its processes; the shell runs on the first, where
+# they find one another.
+TORCHRUN = f"{shlex.quote(str(Path(REPRO).with_name('torchrun')))} --no-python --nproc-per-node={PROCESSES}"
+if NODES > 1:
+    LAUNCH = (
+        f"srun --nodes={NODES} --ntasks={NODES} --ntasks-per-node=1 --cpus-per-task={THREADS} "
+        f"{f'--gpus-per-node={GPUS} ' if GPUS else ''}{TORCHRUN} --nnodes={NODES} --rdzv-backend=c10d --rdzv-endpoint=\"$(hostname)\":29400 "
+        '--rdzv-id="$SLURM_JOB_ID" '
+    )
+else:
+    LAUNCH = f"{TORCHRUN} --standalone " if PROCESSES > 1 else ""
 
 
-# What schedulers are told of GPUs and nodes. The executor for SLURM reads `gpu` and `runtime`; several nodes are an
-# "MPI" job to it, whose command starts its tasks itself, and whose GPUs are counted by node. The one for Kubernetes
-# reads `gpu`, `gpu_manufacturer`, and `scale`, without which it sets no limits: GPUs need them.
-GPUS = {}
-if config.get("gpus", 1) and BUDGET not in ("smoke", "cpu"):
-    GPUS = {"gpu_manufacturer": "nvidia", "scale": 0}
-    if int(config.get("nodes", 1)) == 1:
-        GPUS |= {"gpu": count_gpus}
-    else:
-        GPUS |= {"slurm_extra": lambda wildcards: f"--gpus-per-node={count_gpus(wildcards)}"}
-NODES = {} if int(config.get("nodes", 1)) == 1 else {"nodes": count_nodes, "tasks": count_nodes, "mpi": "srun"}
+def write_command(wildcards, output):
+    command = [REPRO, "experiment", wildcards.experiment, "--seed", wildcards.seed, *PLACE]
+    line = LAUNCH + shlex.join(map(str, command))
+    if IN_STORAGE:
+        record = f"{RESULTS}/runs/{wildcards.experiment}/seed{wildcards.seed}/record.json"
+        line += f" && cp {shlex.quote(record)} {shlex.quote(output[0])}"
+    return line
 
 
 rule all:
@@ -128,18 +126,15 @@ rule experiment:
     wildcard_constraints:
         experiment="[^/]+",
         seed="[0-9]+",
-    threads: lambda wildcards: int(config.get("threads", 4 * count_gpus(wildcards) or 1))
+    threads: THREADS
     resources:
         runtime=limit_minutes,
-        **GPUS,
-        **NODES,
+        **NEEDS,
     retries: int(config.get("retries", 0))
     params:
-        launch=launch,
-        repro=shlex.quote(REPRO),
-        place=shlex.join(map(str, PLACE)),
+        command=write_command,
     shell:
-        "{params.launch}{params.repro} experiment {wildcards.experiment} --seed {wildcards.seed} {params.place}"
+        "{params.command}"
 
 
 def settle():

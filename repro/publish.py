@@ -18,7 +18,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from repro import files, forensic_pages, pages
+from repro import files, forensic_pages, pages, status_pages
 from repro.errors import ReproError
 
 # In this order: where no trained network is published, the later ones use the one that the first trains.
@@ -112,6 +112,7 @@ def write_fragments(folder: Path) -> None:
     """Write into ``folder`` what the prose pages include, numbers from claims, records and verdicts."""
     pages.write_all(folder)
     forensic_pages.write_all(folder)
+    status_pages.write_all(folder, NOTEBOOKS)
 
 
 def _share_the_machine() -> None:

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from safetensors.torch import load_file
 
 from repro import files
@@ -20,10 +22,7 @@ from repro import files
 HOME = files.root() / ".venv-cluster" / "bin" / "snakemake"
 SNAKEMAKE = str(HOME) if HOME.exists() else shutil.which("snakemake")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(SNAKEMAKE is None, reason="snakemake is not installed; book/rerun.md says how"),
-]
+needs_snakemake = pytest.mark.skipif(SNAKEMAKE is None, reason="snakemake is not installed; book/rerun.md says how")
 
 LIST = """
 [budget.smoke]
@@ -121,6 +120,19 @@ def find_process(*words: str) -> int:
     raise LookupError(f"No process has the words {words}.")
 
 
+def test_the_lock_of_the_cluster_names_what_it_needs():
+    wanted = tomllib.loads((files.root() / "pyproject.toml").read_text())["dependency-groups"]["cluster"]
+    locked = dict(
+        line.split("==")
+        for line in (files.root() / "requirements-cluster.lock").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(locked[requirement.name])
+
+
+@pytest.mark.slow
+@needs_snakemake
 def test_a_killed_job_is_finished_by_the_next_start(tmp_path):
     whole, killed = Workflow(tmp_path / "whole"), Workflow(tmp_path / "killed")
     assert whole.planned() == whole.missing() == NAMES
@@ -151,11 +163,12 @@ def test_a_killed_job_is_finished_by_the_next_start(tmp_path):
         assert killed.curve(name) == whole.curve(name)  # losses to the last digit, so the float32 run is the same
 
 
+@pytest.mark.slow
+@needs_snakemake
 def test_processes_of_a_job_share_its_batches(tmp_path):
     """Two processes, started by torchrun within the job, on the CPU."""
-    alone, shared = Workflow(tmp_path / "alone", only="small-sadnet"), Workflow(
-        tmp_path / "shared", only="small-sadnet", processes=2
-    )
+    alone = Workflow(tmp_path / "alone", only="small-sadnet")
+    shared = Workflow(tmp_path / "shared", only="small-sadnet", processes=2)
     for workflow in (alone, shared):
         code, said = workflow.run()
         assert code == 0, said

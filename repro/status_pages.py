@@ -1,0 +1,178 @@
+"""What the pages on state, cost and reproducibility show: what was executed, what is missing, what the rest takes."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from repro import files
+from repro.notebooks import render_table
+from repro.study import campaign, campaign_costs, experiments, records
+from repro.study import claims as ledger
+from repro.study.campaign_costs import DEVICES, EFFICIENCY_PER_DOUBLING, Plan, Run, Throughput
+
+STATES = {
+    "done": "have their record",
+    "running": "are running while this page is written",
+    "interrupted": "were begun and go on from their last checkpoint",
+    "waiting": "are waiting",
+    "outdated": "have a record of other settings than the list's",
+}
+
+
+def write_all(folder: Path, notebooks: Sequence[str]) -> None:
+    """Write the fragments into ``folder``; ``notebooks`` are those of the book, in their order."""
+    listed, found = experiments.load(), records.load()
+    fragments: dict[str, Callable[[], str]] = {
+        "status_notebooks": lambda: describe_notebooks(notebooks),
+        "status_campaign": lambda: describe_campaign(campaign.status(experiments=listed)),
+        "paper_cost": lambda: describe_cost(
+            campaign_costs.list_runs(listed, "paper"), campaign_costs.measure_throughputs(found)
+        ),
+        "checklist_counts": lambda: describe_counts(found),
+    }
+    for name, describe in fragments.items():
+        with files.write_atomically(folder / f"{name}.md") as path:
+            path.write_text(describe().strip() + "\n", encoding="utf-8")
+
+
+# --- what was executed -----------------------------------------------------------------------------------------------
+
+
+def describe_notebooks(names: Sequence[str]) -> str:
+    """When each notebook of the book was executed, for how long, and how many of its cells ran."""
+    rows, seconds = [], 0.0
+    for name in names:
+        page = f"{{doc}}`{name} </results/notebooks/{name}>`"
+        run = _read_run(files.results() / "notebooks" / f"{name}.ipynb")
+        if run is None:
+            rows.append(f"| {name} | not executed | | |")
+            continue
+        seconds += run["seconds"]
+        rows.append(f"| {page} | {run['when']} | {_minutes(run['seconds'])} | {run['cells']} |")
+    head = "| notebook | executed | minutes:seconds | cells |\n|---|---|---|---|"
+    return "\n".join([head, *rows]) + f"\n\nTogether they took {_minutes(seconds)}."
+
+
+def _read_run(path: Path) -> dict | None:
+    """What papermill noted in an executed notebook."""
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    noted = content["metadata"].get("papermill", {})
+    if not noted.get("end_time"):
+        return None
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code" and cell.get("execution_count")]
+    when = datetime.fromisoformat(noted["start_time"])
+    return {"when": f"{when:%Y-%m-%d %H:%M} UTC", "seconds": noted["duration"], "cells": len(cells)}
+
+
+# --- what is missing -------------------------------------------------------------------------------------------------
+
+
+def describe_campaign(status: pd.DataFrame) -> str:
+    """Every run of the list: its state, what it took, and what it is estimated to take yet."""
+    counts = status["state"].value_counts()
+    said = ", ".join(f"{counts[state]} {words}" for state, words in STATES.items() if state in counts)
+    open_ = status[~status["state"].isin(("done", "outdated"))]
+    known = open_["seconds_left"].dropna()
+    left = (
+        f"What is left takes about {known.sum() / 3600:.0f} hours for the {len(known)} runs with an estimate; "
+        f"{len(open_) - len(known)} have none."
+        if len(open_)
+        else "Nothing is left to do."
+    )
+    shown = pd.DataFrame(
+        {
+            "experiment": status["experiment"],
+            "seed": status["seed"],
+            "budget": status["budget"],
+            "state": status["state"],
+            "steps": status["steps"],
+            "hours spent": status["seconds"] / 3600,
+            "hours left": status["seconds_left"] / 3600,
+        }
+    )
+    return f"Of {len(status)} runs, {said}. {left}\n\n{render_table(shown, 'campaign')}"
+
+
+# --- what the rest takes ---------------------------------------------------------------------------------------------
+
+
+def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
+    """The budget `paper` on 1, 8 and 64 devices of the kind whose throughput was measured."""
+    if not (runs and measured):
+        return "No run of this budget is listed, or no throughput is measured yet."
+    chosen = {run: campaign_costs.choose_throughput(run, measured) for run in runs}
+    lines = [_describe_row(campaign_costs.plan(runs, measured, devices)) for devices in DEVICES]
+    head = "| devices | of which one run uses | days until all is finished | device-days |\n|---|---|---|---|"
+    names = ", ".join(f"`{run.name}`" for run in runs)
+    taken = sorted({_describe_throughput(throughput) for throughput in chosen.values()})
+    foreign = [run.name for run, throughput in chosen.items() if throughput.precision != run.precision]
+    remarks = [
+        f"The budget `paper` has {len(runs)} run{'s' if len(runs) > 1 else ''}: {names}.",
+        f"Measured: {'; '.join(taken)}.",
+    ]
+    if not all(throughput.is_accelerator for throughput in chosen.values()):
+        remarks.append(
+            "**No GPU has been measured for it yet**: a device in this table is the one that was measured, and the "
+            "numbers show why this budget needs others."
+        )
+    if foreign:
+        remarks.append(f"The measurement is of another floating-point precision than {', '.join(foreign)}.")
+    remarks.append(
+        "One thing is assumed and not measured: each time the number of devices that share a run doubles, "
+        f"{EFFICIENCY_PER_DOUBLING:.0%} of the throughput per device is left "
+        "(`EFFICIENCY_PER_DOUBLING` in `repro/study/campaign_costs.py`). More devices than the batch has patches are "
+        "of no use to a run."
+    )
+    return "\n".join([head, *lines]) + "\n\n" + " ".join(remarks)
+
+
+def _describe_row(plan: Plan) -> str:
+    days, paid = plan.seconds / 86_400, plan.device_seconds / 86_400
+    return f"| {plan.devices} | {plan.devices_per_run} | {_round(days)} | {_round(paid)} |"
+
+
+def _describe_throughput(throughput: Throughput) -> str:
+    rate = throughput.multiply_adds_per_second / 1e9
+    return (
+        f"{throughput.device} trains at {_round(rate)} billion forward multiply-adds per second "
+        f"({throughput.source}, {'float32' if throughput.precision == '32' else throughput.precision})"
+    )
+
+
+# --- what the checklist counts ---------------------------------------------------------------------------------------
+
+
+def describe_counts(found: Sequence[records.Record]) -> str:
+    """Claims, records, seeds, devices and published weights, as they are now."""
+    trained = [record for record in found if record["steps"] and record["budget"] != "smoke"]
+    seeds = pd.Series([record["experiment"] for record in trained], dtype=str).value_counts()
+    weights = list((files.results() / "weights").glob("*.safetensors"))
+    mib = sum(path.stat().st_size for path in weights) / 2**20
+    hours = sum(record["seconds"] for record in trained) / 3600
+    rows = {
+        "claims in the ledger": len(ledger.load()),
+        "records": len(found),
+        "of them of networks trained here": len(trained),
+        "experiments with more than one seed": int((seeds > 1).sum()),
+        "hours of training behind them": f"{hours:.1f}",
+        "devices they were computed on": "; ".join(sorted({record["device"] for record in found})) or "none yet",
+        "weights published with the study": f"{len(weights)} files, {mib:.0f} MiB",
+    }
+    return "| what | how much |\n|---|---|\n" + "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+
+
+# --- numbers and words -----------------------------------------------------------------------------------------------
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _round(number: float) -> str:
+    """Two significant digits: estimates have no more."""
+    return f"{float(f'{number:.2g}'):,g}"
