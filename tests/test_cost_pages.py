@@ -94,7 +94,7 @@ def test_every_score_stands_beside_its_printed_value_and_a_miss_is_explained(set
     assert page.count('<span class="verdict') == len(scored) > 10
     missed = scored[scored["word"] != verdicts.REPRODUCED]
     assert page.count("\n- ") == len(missed)
-    assert all((missed["difference"].abs() > verdicts.PSNR_DB - 0.005))
+    assert all(missed["difference"].abs() > verdicts.PSNR_DB - 0.005)
 
 
 def test_every_compared_method_is_listed_and_the_untested_are_grey(settled):
