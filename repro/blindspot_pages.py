@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from repro import pages, plots, weights
+from repro import pages, plots, timing, weights
 from repro.data import catalog, noise
 from repro.errors import ReproError
 from repro.evaluate import denoise
@@ -84,10 +84,41 @@ def describe_curves(study: Study, folder: Path) -> str:
         f"{ends[best]:.2f} dB."
     )
     missing = [label for label, groups in found.items() if not groups]
+    reach = f" {describe_reach()}" if METHODS["constant"] in curves else ""
     still = f" Not trained yet: {'; '.join(missing)}." if missing else ""
     return (
         f"```{{image}} _generated/ssdn_curves.png\n:alt: {alt}\n```\n\n"
-        f"PSNR on photographs of the training set that are kept out of training.{still}\n\n{describe_speed(study)}"
+        f"PSNR on photographs of the training set that are kept out of training.{still}{reach}\n\n"
+        f"{describe_speed(study)}\n\n{describe_step()}"
+    )
+
+
+def describe_reach() -> str:
+    """What is wrong with a constant level that is trained too shortly, if it is."""
+    reached, level = ssdn.reach_constant_level(), ssdn.SIGMA_255
+    if reached >= level:
+        return ""
+    return (
+        "The constant level is one number, which an optimiser moves by at most its rate per step: in these steps it "
+        f"gets no further than {reached:.1f} gray levels of the {level:g} that it should find, and the network takes the "
+        "noise for weaker than it is."
+    )
+
+
+def describe_step() -> str:
+    """Which part of the speed of bare convolutions a training step reaches, where `repro bench blindspot` has run."""
+    lines = []
+    for about, table in timing.load("blindspot"):
+        each = "; ".join(
+            f"{row.training} {row.step_s * 1e3:,.0f} ms, {row.share_of_floor:.0%} of the floor, {row.n2v_ratio:.1f} "
+            "times N2V's" for row in table.itertuples()
+        )  # fmt: skip
+        lines.append(f"- {about['device']}, {about['batch']} patches of {about['patch']} pixels: {each}.")
+    if not lines:
+        return ""
+    return (
+        "What a training step takes, and which part of the speed of the same convolutions by themselves, without rotations, "
+        "shifts and likelihood, it reaches:\n\n" + "\n".join(lines)
     )
 
 

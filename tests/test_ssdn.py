@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import repro
+from repro.data.catalog import Sample
 from repro.data.noise import add_impulse_noise, add_poisson_noise
 from repro.errors import ReproError
+from repro.evaluate import evaluate
 from repro.models import ssdn
 from repro.models.base import count_parameters
 from repro.models.ssdn import Prior, SSDNSizes, UNetSizes, negative_log_likelihood, posterior_mean
@@ -594,6 +596,19 @@ def test_photographs_through_the_front_door():
     with pytest.raises(ReproError, match="sigma"):
         repro.denoise(photograph, net)
     assert repro.denoise(photograph, repro.build("ssdn", parameter="constant", **SMALL)).shape == photograph.shape
+
+
+@pytest.mark.parametrize(("noise", "level"), [("poisson", {"events": 30}), ("impulse", {"alpha": 0.5})])
+@pytest.mark.parametrize("parameter", ["known", "variable"])
+def test_networks_for_other_noise_are_evaluated_in_it_and_in_no_other(noise, level, parameter):
+    net = repro.build("ssdn", noise=noise, parameter=parameter, **SMALL)
+    samples = [Sample("one", torch.rand(3, 20, 1))]
+    assert evaluate(net, samples, **level)["psnr_db"].notna().all()
+    assert repro.denoise(samples[0].clean, net, **level).isfinite().all()
+    with pytest.raises(ReproError, match=f"trained for {noise} noise"):
+        evaluate(net, samples, 25)
+    with pytest.raises(ReproError, match="trained for gaussian noise"):
+        evaluate(repro.build("unet", **SMALL), samples, **level)
 
 
 # --- training

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import repro
-from repro import blindspot_pages, files, weights
+from repro import blindspot_pages, files, timing, weights
 from repro.data import catalog
 from repro.errors import ReproError
 from repro.study import claims, experiments, ssdn, verdicts
@@ -159,6 +159,21 @@ def test_the_race_is_for_the_psnr_that_both_reach(make):
     assert race.seconds == pytest.approx((100 + 100 * 4 / 6, 60))
     text = blindspot_pages.describe_speed(Study(LEDGER, EXPERIMENTS, [ours, void]))
     assert "In steps SSDN, variable level is 1.8 times as fast, in real time 2.8 times as slow" in text
+
+
+def test_the_constant_level_does_not_arrive_in_the_listed_steps():
+    """What the row's comment says; with more steps both must change."""
+    assert ssdn.reach_constant_level() == pytest.approx(14.5, abs=0.05)
+    assert "14.5 gray levels of the 25" in blindspot_pages.describe_reach()
+
+
+def test_a_step_is_described_where_it_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "results", lambda: tmp_path)
+    assert blindspot_pages.describe_step() == ""
+    row = {"training": "N2V", "step_s": 0.25, "share_of_floor": 0.8, "n2v_ratio": 1.0}
+    about = {"device": "cpu x", "batch": 4, "patch": 64}
+    timing.store(pd.DataFrame([row]), about, "blindspot", None, 6, lambda _: None)
+    assert "N2V 250 ms, 80% of the floor" in blindspot_pages.describe_step()
 
 
 def test_a_curve_that_begins_above_the_level_is_there_at_once():
