@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def choose_strategy(processes: int) -> DDPStrategy | str:
@@ -40,9 +39,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         processes = dist.get_world_size()
         values = x.float()
-        mean = all_reduce(values.mean((0, 2, 3))) / processes
+        mean = _Sum.apply(values.mean((0, 2, 3))) / processes
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().mean((0, 2, 3))) / processes
+        variance = _Sum.apply(centred.square().mean((0, 2, 3))) / processes
         with torch.no_grad():
             count = processes * x.numel() / x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
@@ -50,3 +49,19 @@ class SharedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes of a tensor that each has; gradients of all of them go back to each."""
+
+    @staticmethod
+    def forward(context, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

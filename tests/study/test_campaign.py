@@ -155,6 +155,54 @@ def test_status_reads_as_a_table(tmp_path):
     assert f"{len(experiments.load())} waiting" in text
 
 
+def test_one_run_for_a_scheduler(published, results):
+    """What is done stays, what is of other settings is in the way, and only listed seeds are run."""
+    before = (published.folder / "record.json").stat().st_mtime_ns
+    assert campaign.run_one("tiny", results=results, experiments=[TINY]) == published.folder
+    assert (published.folder / "record.json").stat().st_mtime_ns == before
+    changed = replace(TINY, train=TINY.train | {"lr": 1e-5})
+    with pytest.raises(ReproError, match="other settings"):
+        campaign.run_one("tiny", results=results, experiments=[changed])
+    with pytest.raises(ReproError, match="seed 0, not 7"):
+        campaign.run_one("tiny", 7, results=results, experiments=[TINY])
+
+
+def test_one_run_is_stopped_like_a_campaign(tmp_path, monkeypatch):
+    from repro import train
+
+    def interrupt(config, folder):
+        raise train.Interrupted("Stopped after step 3.")
+
+    monkeypatch.setattr(train, "train", interrupt)
+    with pytest.raises(campaign.Stopped, match="step 3"):
+        campaign.run_one("tiny", results=tmp_path, experiments=[TINY])
+
+
+def test_of_several_processes_the_first_publishes(tmp_path, monkeypatch):
+    from repro import train
+
+    asked = []
+    monkeypatch.setattr(train, "train", lambda config, folder: asked.append(config))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    home = campaign.run_one("tiny", results=tmp_path, experiments=[TINY])
+    assert asked == [TINY.train_config(0)] and not home.exists()
+    with pytest.raises(ReproError, match="repro experiment"):
+        campaign.run(only=("tiny",), results=tmp_path, experiments=[TINY])
+
+
+def test_status_for_programs(tmp_path):
+    from typer.testing import CliRunner
+
+    from repro.cli import app
+
+    said = CliRunner().invoke(app, ["campaign", "--status", "--json", "--budget", "smoke", "--results", str(tmp_path)])
+    rows = json.loads(said.stdout)
+    listed = {(e.name, seed) for e in experiments.load() if e.budget == "smoke" for seed in e.seeds}
+    assert {(row["experiment"], row["seed"]) for row in rows} == listed
+    assert {(row["state"], row["seconds_left"]) for row in rows} == {("waiting", None)}
+
+
 @pytest.mark.slow
 def test_killed_twice_and_continued(tmp_path, runs):
     """SIGKILL in the middle of training and again while evaluating; the third start finishes."""

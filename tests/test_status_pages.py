@@ -1,0 +1,57 @@
+"""The pages on state and cost say what is there, and what was not measured."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from repro import files, status_pages
+from repro.study.campaign_costs import Run, Throughput
+
+RUN = Run("a-seed0", "sadnet", "32", 16, 86_400e12)  # a day at a million million multiply-adds per second
+CPU = Throughput("A Processor, 2 cores", "sadnet", "32", 1e12, "timed-seed0")
+GPU = Throughput("A GPU", "sadnet", "bf16", 1e12, "timed-seed0")
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "results", lambda: tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def test_executed_notebooks_and_others(results):
+    noted = {"start_time": "2026-01-02T03:04:05+00:00", "end_time": "2026-01-02T03:05:15+00:00", "duration": 70.2}
+    cells = [{"cell_type": "code", "execution_count": 1}, {"cell_type": "markdown"}, {"cell_type": "code"}]
+    content = {"metadata": {"papermill": noted}, "cells": cells}
+    (results / "notebooks" / "one.ipynb").write_text(json.dumps(content))
+    text = status_pages.describe_notebooks(["one", "two"])
+    assert "| {doc}`one </results/notebooks/one>` | 2026-01-02 03:04 UTC | 1:10 | 1 |" in text
+    assert "| two | not executed |" in text
+    assert text.endswith("took 1:10.")
+
+
+def test_states_and_estimates_are_summed():
+    rows = [("a", "done", 0.0), ("b", "waiting", 7200.0), ("c", "waiting", float("nan"))]
+    status = pd.DataFrame(
+        [
+            {"experiment": name, "seed": 0, "budget": "cpu", "state": state, "steps": 1, "seconds": 60.0}
+            | {"seconds_left": left}
+            for name, state, left in rows
+        ]
+    )
+    text = status_pages.describe_campaign(status)
+    assert text.startswith("Of 3 runs, 1 have their record, 2 are waiting. ")
+    assert "about 2 hours for the 1 runs with an estimate; 1 have none" in text
+    assert "Nothing is left" in status_pages.describe_campaign(status[status["state"] == "done"])
+
+
+def test_costs_are_days_and_say_what_was_not_measured():
+    text = status_pages.describe_cost([RUN], [CPU])
+    assert "| 1 | 1 | 1 | 1 |" in text
+    assert "| 8 | 8 | 0.17 | 1.4 |" in text  # 1 / (8 x 0.9^3) days on each of 8
+    assert "| 64 | 16 |" in text
+    assert "No GPU has been measured" in text and "90%" in text
+    text = status_pages.describe_cost([RUN], [CPU, GPU])
+    assert "No GPU" not in text and "another floating-point precision than a-seed0" in text
+    assert "no throughput is measured" in status_pages.describe_cost([RUN], [])
