@@ -100,8 +100,8 @@ def describe_reach() -> str:
         return ""
     return (
         "The constant level is one number, which an optimiser moves by at most its rate per step: in these steps it "
-        f"gets no further than {reached:.1f} gray levels of the {level:g} that it should find, and the network takes the "
-        "noise for weaker than it is."
+        f"gets no further than {reached:.1f} gray levels of the {level:g} that it should find, and the network takes "
+        "the noise for weaker than it is."
     )
 
 
@@ -117,8 +117,8 @@ def describe_step() -> str:
     if not lines:
         return ""
     return (
-        "What a training step takes, and which part of the speed of the same convolutions by themselves, without rotations, "
-        "shifts and likelihood, it reaches:\n\n" + "\n".join(lines)
+        "What a training step takes, and which part of the speed of the same convolutions by themselves, without "
+        "rotations, shifts and likelihood, it reaches:\n\n" + "\n".join(lines)
     )
 
 
