@@ -193,55 +193,6 @@ def draw_gallery(
 
 
 @_styled
-def draw_curves_twice(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Validation PSNR of every method against steps on the left and against wall-clock minutes on the right.
-
-    ``curves``: ``{label: table}`` with columns ``step``, ``seconds`` and ``psnr_db``; rows without a PSNR are
-    skipped.
-    """
-    figure = Figure(figsize=(WIDTH_IN, 3.9), layout="constrained")
-    grid = figure.subplots(1, 2, sharey=True)
-    for number, (label, table) in enumerate(curves.items()):
-        table = table.dropna(subset=["psnr_db"])
-        for axes, spent in zip(grid, (table["step"], table["seconds"] / 60), strict=True):
-            axes.plot(
-                spent, table["psnr_db"], color=CYCLE[number % len(CYCLE)], linestyle=DASHES[number // 6 % 4],
-                marker="osD^vP"[number % 6], markersize=3.5, linewidth=1.6, label=label,
-            )  # fmt: skip
-    for axes, words in zip(grid, ("steps", "minutes of training"), strict=True):
-        axes.set_xlabel(words)
-        axes.grid(color="#E3E5E0", linewidth=0.8)
-        axes.set_axisbelow(True)
-    grid[0].set_ylabel("PSNR, dB")
-    if curves:
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    return figure
-
-
-@_styled
-def draw_gallery(
-    images: Mapping[str, np.ndarray], captions: Mapping[str, str] | None = None, columns: int = 4
-) -> Figure:
-    """Several versions of one picture in rows, pixels kept as squares.
-
-    ``images``: ``{title: [C, H, W] in [0, 1]}``, all of one size; ``captions``: ``{title: line below}``.
-    """
-    height, width = next(iter(images.values())).shape[1:]
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(WIDTH_IN, rows * (WIDTH_IN / columns * height / width + 0.45)), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (title, image) in zip(grid, images.items(), strict=False):
-        axes.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_title(title, fontsize=9.5)
-        axes.set_xlabel((captions or {}).get(title, ""), fontsize=8.5)
-    for axes in figure.axes:
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return figure
-
-
-@_styled
 def draw_kernels(
     photograph: np.ndarray,
     sampling: Mapping[int, tuple[np.ndarray, np.ndarray]],
