@@ -164,7 +164,7 @@ def describe_parts(study: Study) -> str:
     measured = {
         group.first["experiment"]: group.first
         for group in study.groups
-        if group.first["method"] == "scaoednet" and group.first.stages is not None
+        if group.first["method"] == "scaoednet"
     }
     body, waiting = "", []
     for experiment in study.experiments:
@@ -177,9 +177,9 @@ def describe_parts(study: Study) -> str:
         neighbour = measured.get(NEIGHBOURS.get(experiment.name, ""))
         cells = [experiment.variant]
         for column, digits in (("psnr_db", 2), ("noise_map_l1_255", 2)):
-            own = _of_last_stage(record, column)
-            cells.append(f"{own.mean():.{digits}f}")
-            cells.append(_show_difference(own, neighbour and _of_last_stage(neighbour, column), digits))
+            own, other = _of_last_stage(record, column), _of_last_stage(neighbour, column)
+            cells.append("not measured" if own is None else f"{own.mean():.{digits}f}")
+            cells.append(_show_difference(own, other, digits))
         for dataset in REAL:
             evaluations = {about["name"]: about for about in record["evaluations"]}
             cells.append(f"{evaluations[dataset]['psnr_db']:.2f}" if dataset in evaluations else "")
@@ -196,13 +196,15 @@ def describe_parts(study: Study) -> str:
     )
 
 
-def _of_last_stage(record: Record, column: str) -> pd.Series:
-    table = record.stages
+def _of_last_stage(record: Record | None, column: str) -> pd.Series | None:
+    table = None if record is None else record.stages
+    if table is None:
+        return None
     return table[table["stage"] == table["stage"].max()].set_index("image")[column]
 
 
-def _show_difference(own: pd.Series, other: pd.Series | None, digits: int) -> str:
-    if other is None:
+def _show_difference(own: pd.Series | None, other: pd.Series | None, digits: int) -> str:
+    if own is None or other is None:
         return ""
     paired = compare(own, other)
     return f"{paired.mean:+.{digits}f} [{paired.low:+.{digits}f}, {paired.high:+.{digits}f}]"
