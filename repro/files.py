@@ -1,5 +1,6 @@
 """Where the study keeps things, and how it writes a file without ever leaving half of one behind."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,15 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file's bytes, in hexadecimal. Raises :class:`ReproError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReproError(f"Cannot read {path}: {error.strerror}.") from None
 
 
 def _umask() -> int:

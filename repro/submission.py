@@ -19,7 +19,6 @@ or not at all. ``submission.json`` says what they were made with, and another ne
 """
 
 import base64
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from repro.data import catalog, official
 from repro.errors import ReproError
 from repro.evaluate import denoise
-from repro.files import write_atomically
+from repro.files import sha256, write_atomically
 from repro.models.base import Denoiser
 from repro.models.ensemble import SelfEnsemble
 from repro.weights import checksum
@@ -65,7 +64,7 @@ def submit_sidd(
     folder = Path(folder)
     noisy = official.read_sidd_benchmark(catalog.find_layout(str(data), "sidd-benchmark"))
     images, blocks, height, width, _ = noisy.shape
-    _claim(folder, "sidd", _describe(net, method, sigma_255, ensemble), {noisy.path.name: _sha256(noisy.path)})
+    _claim(folder, "sidd", _describe(net, method, sigma_255, ensemble), {noisy.path.name: sha256(noisy.path)})
     done = [folder / "SubmitSrgb.mat", folder / "SubmitSrgb.csv"]
     if all(path.exists() for path in done):
         return done
@@ -126,7 +125,7 @@ def submit_dnd(
     for photograph in photographs:  # all of them now, rather than after hours of work
         photograph.check()
     sizes = {photograph.path.name: photograph.path.stat().st_size for photograph in photographs}
-    read = {"info.mat": _sha256(where / "info.mat"), "bytes": sizes}
+    read = {"info.mat": sha256(where / "info.mat"), "bytes": sizes}
     _claim(folder, "dnd", _describe(net, method, sigma_255, ensemble), read)
     net = SelfEnsemble(net) if ensemble else net
     done = [folder / "bundled" / f"{photograph.name}.mat" for photograph in photographs]
@@ -181,14 +180,6 @@ def _claim(folder: Path, benchmark: str, made_with: dict, read: dict) -> None:
             f"{folder} holds a submission that was made otherwise (submission.json: {', '.join(differing)}): name "
             f"another folder."
         )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ReproError(f"Cannot read {path}: {error.strerror}.") from None
 
 
 def _write_matlab(path: Path, content: dict, compress: bool = False) -> None:

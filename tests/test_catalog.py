@@ -128,8 +128,8 @@ def test_a_missing_file_is_named_with_its_set(small):
 
 def test_checksums_are_computed_once_until_something_changes(small, monkeypatch):
     hashed = []
-    original = catalog._sha256
-    monkeypatch.setattr(catalog, "_sha256", lambda path: hashed.append(path.name) or original(path))
+    original = catalog.places.sha256
+    monkeypatch.setattr(catalog.places, "sha256", lambda path: hashed.append(path.name) or original(path))
     catalog.folder("small")
     catalog.folder("small")
     assert hashed == ["0.png", "1.png", "2.png"]

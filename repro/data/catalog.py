@@ -343,18 +343,10 @@ def _verify(entry: DataSet, where: Path, anew: bool = False) -> None:
         if not anew and stamp.read_text() == state_sha256:
             return
     for path, sha256 in stored.items():
-        if _sha256(where / path) != sha256:
+        if places.sha256(where / path) != sha256:
             raise ReproError(
                 f"{where / path} is not the file of the data set {entry.name} (its SHA-256 differs from the "
                 f"catalogue's): delete it and get it again."
             )
     with suppress(ReproError), places.write_atomically(stamp) as temporary:  # if it cannot be: check again
         temporary.write_text(state_sha256)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ReproError(f"Cannot read {path}: {error.strerror}.") from None
