@@ -131,7 +131,7 @@ def collect_versions() -> list[Shown]:
             continue  # a second level is for methods that know no other
         else:
             chosen = [
-                (name, weights.load(experiment.name), _describe_training(experiment))
+                (name, weights.load(experiment.name), describe_training(experiment))
                 for name, experiment in networks.items()
             ]
         noisy = _cut(noise.fixed_gaussian_noise(photograph, PHOTOGRAPH, level_255))
@@ -149,13 +149,14 @@ def find_networks(level_255: float) -> dict[str, Experiment]:
     for name, (method, variants) in METHODS.items():
         for experiment in listed:
             fits = experiment.method == method and fnmatch(experiment.variant, variants)
-            if fits and experiment.colour == "rgb" and experiment.name in published and _covers(experiment, level_255):
+            if fits and experiment.colour == "rgb" and experiment.name in published and covers(experiment, level_255):
                 found[name] = experiment
                 break
     return found
 
 
-def _covers(experiment: Experiment, level_255: float) -> bool:
+def covers(experiment: Experiment, level_255: float) -> bool:
+    """Whether an experiment trains for Gaussian noise of that level."""
     low, high = _trained_levels(experiment)
     return low <= level_255 <= high
 
@@ -171,7 +172,8 @@ def _trained_levels(experiment: Experiment) -> tuple[float, float]:
     return (level[0], level[1]) if isinstance(level, list | tuple) else (level, level)
 
 
-def _describe_training(experiment: Experiment) -> str:
+def describe_training(experiment: Experiment) -> str:
+    """Name, noise and budget of an experiment's training, in Markdown."""
     low, high = _trained_levels(experiment)
     objective = (experiment.train or {}).get("loss", "")
     if objective.startswith("signal_dependent"):

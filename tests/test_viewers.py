@@ -117,9 +117,9 @@ def test_methods_are_known_and_the_first_published_network_for_that_noise_stands
 
 def test_training_is_described_from_the_list():
     first = next(one for one in experiments.load() if one.name == "sadnet-colour-50")
-    assert viewers._describe_training(first) == "`sadnet-colour-50`, trained for sigma 50 at the `cpu` budget"
+    assert viewers.describe_training(first) == "`sadnet-colour-50`, trained for sigma 50 at the `cpu` budget"
     ranged = dataclasses.replace(first, sigma_255=None, train={"sigma_255": [8, 64]})
-    assert "trained for sigma 8 to 64" in viewers._describe_training(ranged)
+    assert "trained for sigma 8 to 64" in viewers.describe_training(ranged)
 
 
 # --- HTML
@@ -345,5 +345,5 @@ def test_kernels_follow_pointer_and_keys_and_their_numbers_are_those_of_the_stud
 
 def test_a_network_for_signal_dependent_noise_is_not_shown_on_strong_gaussian_noise():
     listed = {experiment.name: experiment for experiment in experiments.load()}
-    assert not viewers._covers(listed["scaoednet-stages-3"], 25)
-    assert viewers._covers(listed["sadnet-colour-50"], 50) and not viewers._covers(listed["sadnet-colour-50"], 25)
+    assert not viewers.covers(listed["scaoednet-stages-3"], 25)
+    assert viewers.covers(listed["sadnet-colour-50"], 50) and not viewers.covers(listed["sadnet-colour-50"], 25)

@@ -83,16 +83,21 @@ def read_picture(path: str | Path) -> Picture:
         raise ReproError(f"There is no file {path}.") from None
     except OSError as error:
         raise ReproError(f"Cannot read {path}: {error.strerror or error}.") from None
+    return decode_picture(data, path)
+
+
+def decode_picture(data: bytes, name: str | Path) -> Picture:
+    """As :func:`read_picture`, from the bytes of a file; ``name`` is what errors call it."""
     if not data:
-        raise ReproError(f"{path} is empty.")
+        raise ReproError(f"{name} is empty.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damage and of size: both are decided here
-            array, icc_profile = _decode(data, path)
+            array, icc_profile = _decode(data, name)
     except Image.UnidentifiedImageError:
-        raise ReproError(f"{path} is not an image, or of a kind that cannot be read here.") from None
+        raise ReproError(f"{name} is not an image, or of a kind that cannot be read here.") from None
     except _DAMAGE as error:
-        raise ReproError(f"{path} is damaged or incomplete: {str(error).rstrip('.')}.") from None
+        raise ReproError(f"{name} is damaged or incomplete: {str(error).rstrip('.')}.") from None
     bits = 8 * array.dtype.itemsize
     tensor = torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32, order="C")).div_(2**bits - 1)
     opaque = 3 if len(tensor) >= 3 else 1
@@ -154,7 +159,7 @@ def luma(image_rgb: Tensor) -> Tensor:
     return (gray + 0.5).floor().clamp(0, 255).to(image_rgb.dtype) / 255
 
 
-def _decode(data: bytes, path: Path) -> tuple[np.ndarray, bytes | None]:
+def _decode(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | None]:
     """Pixels uint8 or uint16 [H, W, C], C = 1 or 3, one more where there is transparency; and the ICC
     profile."""
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -183,7 +188,7 @@ def _open(data: bytes) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_count(path: Path, pixels: int, pictures: int) -> None:
+def _check_count(path: str | Path, pixels: int, pictures: int) -> None:
     if pixels > MAX_PIXELS:
         most = f"{MAX_PIXELS // 10**6} are the most that is read"
         raise ReproError(f"{path} has {pixels / 1e6:.0f} million pixels; {most}.")
@@ -220,7 +225,7 @@ def _unpack(image: Image.Image, raw_mode: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def _decode_tiff_16(data: bytes, path: Path) -> tuple[np.ndarray, bytes | None] | None:
+def _decode_tiff_16(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | None] | None:
     """A TIFF of 16 bits, of which Pillow knows a few kinds only; None for one of other depth."""
     import tifffile  # takes a while, and few files need it
 
