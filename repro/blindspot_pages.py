@@ -84,24 +84,11 @@ def describe_curves(study: Study, folder: Path) -> str:
         f"{ends[best]:.2f} dB."
     )
     missing = [label for label, groups in found.items() if not groups]
-    reach = f" {describe_reach()}" if METHODS["constant"] in curves else ""
     still = f" Not trained yet: {'; '.join(missing)}." if missing else ""
     return (
         f"```{{image}} _generated/ssdn_curves.png\n:alt: {alt}\n```\n\n"
-        f"PSNR on photographs of the training set that are kept out of training.{still}{reach}\n\n"
+        f"PSNR on photographs of the training set that are kept out of training.{still}\n\n"
         f"{describe_speed(study)}\n\n{describe_step()}"
-    )
-
-
-def describe_reach() -> str:
-    """What is wrong with a constant level that is trained too shortly, if it is."""
-    reached, level = ssdn.reach_constant_level(), ssdn.SIGMA_255
-    if reached >= level:
-        return ""
-    return (
-        "The constant level is one number, which an optimiser moves by at most its rate per step: in these steps it "
-        f"gets no further than {reached:.1f} gray levels of the {level:g} that it should find, and the network takes "
-        "the noise for weaker than it is."
     )
 
 

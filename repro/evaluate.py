@@ -1,5 +1,6 @@
 """Denoising a photograph of any size, and measuring a denoiser on a set of images."""
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from repro import files
 from repro.data import catalog, noise
 from repro.data.catalog import Sample
 from repro.errors import ReproError
@@ -258,6 +260,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     progress: Callable[[dict], None] | None = None,
+    journal: Path | None = None,
 ) -> pd.DataFrame:
     """Denoise every image of a set and measure the result, one row per image.
 
@@ -285,6 +288,8 @@ def evaluate(
     - ``limit``: only the first images.
     - ``device``: the network is moved there, and back afterwards.
     - ``progress``: called with each row; left out, there is a bar on a terminal.
+    - ``journal``: a file that gets each row as soon as it is measured. Images that it has already are not measured
+      again, so that hours of a slow filter outlive an interruption. It belongs to one network and one set of options.
 
     The estimate is clipped to [0, 1]. Columns: dataset, image, height, width, sigma_255, noise_clipped,
     noise_rounded, noise_seed, psnr_noisy_db (of what the network was given), psnr_db, psnr_rounded_db,
@@ -310,13 +315,16 @@ def evaluate(
     name, count, samples = _samples(net, dataset, limit)
     draw = partial(_draw_noise, given=given, clip=clip, round_8bit=round_8bit)
     home = next(net.parameters(), torch.empty(0)).device
-    rows = []
+    rows, known = [], _open_journal(journal) if journal else {}
     # A bar on a terminal only, and only where nobody else reports.
     bar = tqdm(samples, desc=name, total=count, unit="image", disable=True if progress else None)
     try:
         net.to(device)
         with _evaluating(net):
             for sample in bar:
+                if sample.name in known:
+                    rows.append(known[sample.name])
+                    continue
                 if not given and sample.noisy is None:
                     raise ReproError(f"{name} has no noisy photographs of its own; give sigma_255.")
                 for image in filter(lambda image: image is not None, (sample.clean, sample.noisy)):
@@ -347,6 +355,9 @@ def evaluate(
                     spread = np.std([values["psnr_db"] for values in measured], ddof=1)
                     row |= {"draws": repeats, "psnr_std_db": float(spread)}
                 rows.append(row)
+                if journal:
+                    with journal.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
                 if progress:
                     progress(row)
     finally:
@@ -354,11 +365,25 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
+def _open_journal(path: Path) -> dict[str, dict]:
+    """The rows of a journal by image; a line that was cut off in the writing is dropped from the file."""
+    rows, lines = {}, path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            rows[row["image"]] = row
+        except (ValueError, TypeError, KeyError):
+            break
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.write_atomically(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
+    return rows
+
+
 def _draw_noise(clean: Tensor, name: str, seed: int, given: dict[str, float], **convention: bool) -> Tensor:
     """The evaluation noise of the level ``given`` on ``clean``."""
     ((keyword, level),) = given.items()
-    families = {"events": noise.fixed_poisson_noise, "alpha": noise.fixed_impulse_noise}
-    return families.get(keyword, noise.fixed_gaussian_noise)(clean, name, level, seed, **convention)
+    return noise.FIXED[keyword.removesuffix("_255")](clean, name, level, seed, **convention)
 
 
 def _grow(image: Tensor) -> Tensor:

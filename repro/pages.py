@@ -30,7 +30,8 @@ PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "Scao
 
 def write_all(folder: Path) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
-    from repro import blindspot_pages, cost_pages, gradient_pages, stage_pages, viewers  # which use this module
+    # They use this module.
+    from repro import blindspot_pages, cost_pages, gradient_pages, sadnet_pages, stage_pages, viewers
 
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
@@ -39,6 +40,8 @@ def write_all(folder: Path) -> None:
         "viewer": viewers.show_kernels,
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_costs": lambda: describe_costs(settled),
+        "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
+        "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
         "sadnet_curve": lambda: describe_curves(study, folder),
         "sadnet_budget": lambda: describe_budgets(study),
         "scaoednet_statements": lambda: stage_pages.describe_statements(settled),
@@ -204,6 +207,7 @@ def describe_curves(study: Study, folder: Path) -> str:
     ]
     if not runs:
         return "No run is finished yet, so there is no curve to show."
+    runs.sort(key=lambda record: -record["steps"])
     curves = {record.name: record.curve for record in runs[:6]}
     plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
     best = max(runs, key=lambda record: record.curve["psnr_db"].max())
@@ -229,7 +233,7 @@ def describe_budgets(study: Study) -> str:
             "threads": record["threads"],
         }
         for record in study.records
-        if record["method"] == "sadnet" and record["budget"] != "smoke"
+        if record["method"] == "sadnet" and record["budget"] != "smoke" and record["steps"]
     ]
     if not rows:
         return "No run is finished yet."

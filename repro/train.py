@@ -22,7 +22,6 @@ objective. Validation then uses pairs, with their own noise, of scenes from whic
 """
 
 import csv
-import ctypes
 import fcntl
 import json
 import math
@@ -53,12 +52,14 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
 import repro
+from repro.allocator import keep_freed_memory
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
 from repro.files import write_atomically
 from repro.metrics import psnr_db
+from repro.models.ssdn import KEYWORDS
 from repro.ops import DeformConv2d
 from repro.parallel import choose_strategy, share_batch_norm
 from repro.weights import load, save
@@ -230,7 +231,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
             _claim(folder, config)
         fabric.barrier()
         if fabric.device.type == "cpu":
-            _keep_memory()
+            keep_freed_memory()
         stack.enter_context(_repeatable(fabric.device))
         stop = stack.enter_context(_signals())
         try:
@@ -275,6 +276,8 @@ class _Run:
         self.tells_real = "real" in signature(self.objective).parameters
         if config.pairs is not None:
             self._require_pairs_to_be_of_use()
+        keyword, level = _middle_level(config, self.net)
+        self.told = {keyword: level / 255 if keyword == "sigma" else level} if _must_be_told(self.net) else {}
         columns = chain.from_iterable(offset_columns(self.net).values())
         self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
         self._resume()
@@ -300,7 +303,7 @@ class _Run:
         weights = self.folder / "weights.safetensors"
         if self.done and weights.exists() and (self.folder / "summary.json").exists():
             return weights
-        images, pairs, self.validation = _gather(self.config)
+        images, pairs, self.validation = _gather(self.config, *_middle_level(self.config, self.net))
         config, fabric, device = self.config, self.fabric, self.fabric.device
         on_gpu = device.type == "cuda"
         part = (fabric.global_rank, fabric.world_size)
@@ -408,7 +411,7 @@ class _Run:
         with watch_offsets(self.averaged) as offsets, self.fabric.autocast():
             for noisy, clean in self.validation:
                 noisy = noisy[None].to(self.fabric.device, memory_format=self.layout)
-                psnr.append(psnr_db(clean, self.averaged(noisy)[0].float().cpu().clamp(0, 1)))
+                psnr.append(psnr_db(clean, self.averaged(noisy, **self.told)[0].float().cpu().clamp(0, 1)))
         self.averaged.train()
         return {name: sum(values) / len(values) for name, values in {"psnr_db": psnr, **offsets}.items()}
 
@@ -498,28 +501,45 @@ def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tenso
     return corrupt
 
 
-def _gather(config: TrainConfig) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Clean images and (noisy, clean) pairs for training, uint8 ``[C,H,W]``; validation pairs, float32 ``[C,h,w]``."""
+def _middle_level(config: TrainConfig, net: nn.Module) -> tuple[str, float]:
+    """Keyword and level (sigma in gray levels) of the noise in validation: the middle of what is trained for."""
+    family = getattr(net.sizes, "noise", "gaussian")
+    span = config.sigma_range if family == "gaussian" else net.sizes.level_range
+    if None in span:
+        raise ReproError(f"Training for {family} noise needs its level among the sizes of the network.")
+    return KEYWORDS[family], sum(span) / 2
+
+
+def _must_be_told(net: nn.Module) -> bool:
+    return net.needs_sigma or getattr(net, "is_told", False)
+
+
+def _gather(
+    config: TrainConfig, keyword: str, level: float
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Clean images and (noisy, clean) pairs for training, uint8 ``[C,H,W]``; validation pairs, float32 ``[C,h,w]``.
+
+    ``keyword``, ``level``: of the noise on validation photographs (:func:`_middle_level`).
+    """
     images, pairs, validation = [], [], []
     if config.pairs_in_batch < config.batch:
-        images, validation = _photographs(config)
+        images, validation = _photographs(config, keyword, level)
     if config.pairs is not None:  # what is trained for real noise is judged by it
         pairs, validation = _pairs(config)
     return images, pairs, validation
 
 
-def _photographs(config: TrainConfig) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+def _photographs(
+    config: TrainConfig, keyword: str, level: float
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Training images (uint8 ``[C,H,W]``) and validation pairs (noisy, clean: float32 ``[C,h,w]``)."""
     catalog.find(config.data)  # a name, no folder
     found = _read_training_set(config, config.data)
     kept = len(found) - _count_held_out(config, config.data, len(found))
-    low, high = config.sigma_range
-    validation = []
+    corrupt, validation = noise.FIXED[keyword], []
     for photograph in found[kept:]:
         clean = _centre(photograph.clean, VALIDATION_SIZE).to(torch.float32) / 255
-        noisy = noise.fixed_gaussian_noise(
-            clean, photograph.name, (low + high) / 2, clip=config.clip, round_8bit=config.round_8bit
-        )
+        noisy = corrupt(clean, photograph.name, level, clip=config.clip, round_8bit=config.round_8bit)
         validation.append((noisy, clean))
     return [photograph.clean for photograph in found[:kept]], validation
 
@@ -724,19 +744,6 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(before)
             torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-def _keep_memory() -> None:
-    """Tell glibc to reuse freed memory rather than hand it back to the kernel after every step.
-
-    A step frees and asks again for tensors of tens of MiB. Fresh pages for them cost SADNet 110,000 page
-    faults a step and 10 % of its time on a CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries do without
-        trim_threshold, mmap_max = -1, -4  # names of glibc's malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_max, 0)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -356,6 +357,28 @@ def test_progress_is_told_each_row():
     rows = []
     table = evaluate(Darken(), [photograph("one"), photograph("two")], 25, progress=rows.append)
     assert [row["image"] for row in rows] == list(table["image"]) == ["one", "two"]
+
+
+@pytest.mark.parametrize("cut", [0, 9], ids=["whole lines", "last line cut off"])
+def test_a_journal_goes_on_where_it_was_interrupted(tmp_path, cut):
+    samples, journal, net = [photograph(name) for name in ("one", "two", "three")], tmp_path / "journal", Darken()
+
+    def stop(row):
+        if row["image"] == "two":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(net, samples, 25, journal=journal, progress=stop)
+    written = journal.read_bytes()
+    journal.write_bytes(written[: len(written) - cut])
+    net.seen.clear()
+    resumed = evaluate(net, samples, 25, journal=journal)
+    assert len(net.seen) == (1 if cut == 0 else 2)
+    whole = evaluate(net, samples, 25)
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"))
+    net.seen.clear()
+    pd.testing.assert_frame_equal(evaluate(net, samples, 25, journal=journal), resumed)
+    assert not net.seen
 
 
 def test_images_too_small_for_ssim_are_still_measured():

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from repro import checkpoint
 from repro import train as training
 from repro.data import catalog
 from repro.data.images import write_image
+from repro.data.noise import fixed_gaussian_noise, fixed_impulse_noise, fixed_poisson_noise
 from repro.errors import ReproError
 from repro.train import Interrupted, TrainConfig, learning_rate, train
 
@@ -411,9 +413,36 @@ def test_offset_statistics_are_the_network_s(tmp_path):
     assert not any(module._forward_pre_hooks for module in run.averaged.modules())
 
 
+@pytest.mark.parametrize(
+    ("model", "sizes", "loss", "corrupt"),
+    [
+        ("ssdn", {"noise": "poisson", "level": [20, 40]}, "blindspot", partial(fixed_poisson_noise, events=30)),
+        ("unet", {"noise": "impulse", "level": [0.0, 0.5]}, "n2c", partial(fixed_impulse_noise, alpha=0.25)),
+        ("ssdn", {"level": [5, 50], "parameter": "known"}, "blindspot", partial(fixed_gaussian_noise, sigma_255=25)),
+    ],
+    ids=["poisson, told", "impulse, blind", "a range of levels, told"],
+)
+def test_validation_is_in_the_noise_that_is_trained_for(model, sizes, loss, corrupt, tmp_path):
+    about = {"model": model, "sizes": sizes | {"width": 8}, "loss": loss, "sigma_255": 25.0, "patch": 32}
+    config = replace(TINY, steps=2, validate_every=1, channels_last=False, **about)
+    train(config, tmp_path / "run", progress=lambda row: None, device="cpu")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    *_, held_out = catalog.samples("embedded-train")
+    clean = training._centre(held_out.clean, training.VALIDATION_SIZE)
+    expected = training.psnr_db(clean, corrupt(clean, held_out.name))
+    assert summary["validation_psnr_noisy_db"] == pytest.approx(expected, abs=1e-4)
+    assert math.isfinite(summary["validation_psnr_db"])
+
+
+def test_training_for_other_noise_needs_its_level(tmp_path):
+    config = replace(TINY, model="unet", sizes={"noise": "poisson", "width": 8}, loss="n2c", patch=32)
+    with pytest.raises(ReproError, match="Training for poisson noise needs its level"):
+        train(config, tmp_path / "run", progress=lambda row: None, device="cpu")
+
+
 def test_validation_photographs_are_not_trained_on():
     config = replace(TINY, validation_images=2)
-    images, validation = training._photographs(config)
+    images, validation = training._photographs(config, "sigma", 50)
     assert len(images) == 6 and len(validation) == 2
     for _, clean in validation:
         crop = (clean * 255).round().byte()
@@ -476,14 +505,16 @@ def test_a_folder_from_before_there_were_pairs_goes_on(uninterrupted, pairs, tmp
 
 
 def test_real_noise_is_validated_on_scenes_that_are_not_trained_on(pairs):
-    images, training_pairs, validation = training._gather(replace(TINY, pairs=pairs, validation_images=2))
-    assert len(images) == len(training._photographs(replace(TINY, validation_images=2))[0])
+    images, training_pairs, validation = training._gather(
+        replace(TINY, pairs=pairs, validation_images=2), "sigma", 50
+    )
+    assert len(images) == len(training._photographs(replace(TINY, validation_images=2), "sigma", 50)[0])
     assert len(training_pairs) == 6 and len(validation) == 2
     assert all(noisy.dtype == torch.float32 and noisy.shape == clean.shape for noisy, clean in validation)
     for noisy, clean in validation:
         torch.testing.assert_close(noisy - clean, torch.full_like(clean, 0.1), rtol=0, atol=1 / 255)
         assert not any(torch.equal((clean * 255).round().byte(), other) for _, other in training_pairs)
-    images, _, _ = training._gather(replace(TINY, pairs=pairs, pairs_share=1.0, data="not looked at"))
+    images, _, _ = training._gather(replace(TINY, pairs=pairs, pairs_share=1.0, data="not looked at"), "sigma", 50)
     assert images == []
 
 
@@ -626,7 +657,7 @@ def test_it_learns_to_denoise(colour, tmp_path):
     )
     rows = []
     train(config, tmp_path / "run", progress=rows.append)
-    _, validation = training._photographs(config)
+    _, validation = training._photographs(config, "sigma", 50)
     noisy_db = sum(training.psnr_db(clean, noisy) for noisy, clean in validation) / len(validation)
     assert rows[-1]["loss"] < rows[0]["loss"] / 5
     assert rows[-1]["psnr_db"] > noisy_db + 5

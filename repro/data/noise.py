@@ -148,6 +148,10 @@ def fixed_impulse_noise(
     return _store(torch.where(uniform[:1] < alpha, uniform[1:].to(clean.dtype), clean), clip, round_8bit)
 
 
+# The evaluation noise of each family, by the keyword that names its level.
+FIXED = {"sigma": fixed_gaussian_noise, "events": fixed_poisson_noise, "alpha": fixed_impulse_noise}
+
+
 def unit_noise(shape: tuple[int, ...], name: str, sigma_255: float, seed: int = 0) -> np.ndarray:
     """Standard normal float32 numbers of ``shape``, filled in C order ([C, H, W]: channel by channel).
 

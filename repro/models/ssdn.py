@@ -22,6 +22,8 @@ Differences between paper, earlier reproduction and authors' code
 - Precision. Authors: everything after the network in float64. Reproduction: float32 (``precision``).
 - Last layer of the noise estimator. Paper: not said. Authors: all zeros (``zero_estimator``); the
   reproduction found training to fail otherwise.
+- Constant unknown level. Authors: one number, 0 at first, which Adam moves by at most the learning rate per
+  step: no hindrance in half a million steps. In a few thousand it cannot arrive, hence ``estimate_gain``.
 - Initialisation. Authors: normal, gain sqrt(2), 1 for the last layer. Reproduction: gain sqrt(2 / 1.01),
   that of a leaky ReLU of slope 0.1.
 - Regulariser of an unknown noise level. Authors: loss minus 0.1 times the standard deviation; not for impulse
@@ -116,6 +118,7 @@ class SSDNSizes(NoiseSizes):
     precision: str = "float64"  # of all that follows the network; the port: "float32"
     regulariser: float = 0.1  # how much larger noise estimates are favoured
     zero_estimator: bool = True  # last layer of the estimator starts from zeros
+    estimate_gain: float = 1.0  # how many times the constant level's parameter counts: what lets short runs arrive
 
     def __post_init__(self):
         super().__post_init__()
@@ -127,6 +130,8 @@ class SSDNSizes(NoiseSizes):
         for name, words in known.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(self, name)!r}.")
+        if not 0 < self.estimate_gain < float("inf"):
+            raise ValueError(f"estimate_gain is more than 0, not {self.estimate_gain}.")
         if self.noise == "impulse" and self.channels == 1 and self.covariance != "none":
             raise ValueError("impulse noise has a posterior for colour images only.")
 
@@ -339,7 +344,7 @@ class SSDN(Denoiser):
         if self.sizes.covariance == "none":
             return None
         if self.sizes.parameter == "constant":
-            return _as_strength(self.estimate.reshape(1))
+            return _as_strength(self.sizes.estimate_gain * self.estimate.reshape(1))
         if self.sizes.parameter == "variable":
             return _as_strength(self.estimator(noisy).mean((1, 2, 3)))
         level = given[keyword]

@@ -179,8 +179,10 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
     """Train (or resume), evaluate, measure and publish one seed; returns the folder of its record."""
     import torch
 
+    from repro.allocator import keep_freed_memory
     from repro.evaluate import evaluate
 
+    keep_freed_memory()
     folder = _workplace(experiment, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _locked(folder):
@@ -191,7 +193,8 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
             path = folder / f"evaluation-{evaluation.name}.csv"
             if not path.exists():
                 say(f"{experiment.name} seed {seed}: evaluating {evaluation.name}")
-                _write_table(evaluate(net, **asdict(evaluation), device=device), path)
+                journal = path.with_suffix(".journal")  # an interruption costs one image, not a set
+                _write_table(evaluate(net, **asdict(evaluation), device=device, journal=journal), path)
             tables.append(pd.read_csv(path).assign(evaluation=evaluation.name))
         if experiment.offsets and not (folder / "offsets.csv").exists():
             say(f"{experiment.name} seed {seed}: measuring the sampling points on {experiment.offsets}")

@@ -139,8 +139,10 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
             raise ReproError(f"{file}: {name} evaluates {evaluation.dataset} under more than one kind of noise.")
     if experiment.budget not in BUDGETS:
         raise ReproError(f"{file}: {name} has no budget of {', '.join(BUDGETS)}.")
-    if experiment.data and any(experiment.data == e.dataset for e in experiment.evaluate):
-        raise ReproError(f"{file}: {name} would be tested on {experiment.data}, on which it is trained.")
+    seen = {experiment.data, (train or {}).get("pairs")} - {None}
+    for evaluation in experiment.evaluate:
+        if evaluation.dataset in seen:
+            raise ReproError(f"{file}: {name} would be tested on {evaluation.dataset}, on which it is trained.")
     if len({e.name for e in experiment.evaluate}) < len(experiment.evaluate):
         raise ReproError(f"{file}: {name} evaluates the same thing twice.")
     return experiment

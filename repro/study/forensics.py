@@ -117,8 +117,8 @@ class Effect:
 
     @property
     def same_network(self) -> bool:
-        """Whether one network was scored in two ways; else two were trained."""
-        return self.first is self.second
+        """Whether one network was scored in two ways, in one experiment or two; else there are two networks."""
+        return self.first is self.second or _networks(self.first) == _networks(self.second)
 
     @property
     def tolerance(self) -> float:
@@ -144,13 +144,20 @@ class Effect:
     def runs(self) -> str:
         """What was compared: one network, or two trainings and how long they took."""
         if self.same_network:
-            return f"one network, {self.first.first['experiment']}"
+            return f"one network, {self.second.first['experiment']}"
         if not (self.first.trained or self.second.trained):
             return "two networks as published"
         steps = sorted({group.first["steps"] for group in (self.first, self.second)})
         seeds = min(len(group.records) for group in (self.first, self.second))
         length = " and ".join(f"{number:,}" for number in steps)
         return f"two trainings of {length} steps, {seeds} seed{'' if seeds == 1 else 's'} each"
+
+
+def _networks(group: Group) -> set[str]:
+    """The published files of a group's networks."""
+    published = [record["hyperparameters"].get("weights") for record in group.records]
+    trained = [f"{record['experiment']}-seed{record['seed']}" for record in group.records]
+    return {found["value"] if found else name for found, name in zip(published, trained, strict=True)}
 
 
 @dataclass(frozen=True)

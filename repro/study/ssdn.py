@@ -17,7 +17,6 @@ import pandas as pd
 
 from repro.data import catalog
 from repro.study import claims as ledger
-from repro.study import experiments as listing
 from repro.study import verdicts
 from repro.study.statistics import DRAWS, LEVEL, Interval, bootstrap, compare
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, REPRODUCED, Group, Study, Verdict
@@ -247,21 +246,6 @@ def race(study: Study) -> list[Race]:
             steps, seconds = (tuple(_reach(_curve(g, against), level) for g in pair) for against in ("step", "seconds"))
             races.append(Race(pair, float(level), steps, seconds))
     return races
-
-
-def reach_constant_level() -> float:
-    """The gray levels at which a constant unknown level can be after the listed training, at most.
-
-    Adam moves a number by at most the learning rate per step, and this one begins at 0 (:func:`_as_strength`).
-    """
-    import torch
-
-    from repro.models.ssdn import _as_strength
-    from repro.train import learning_rate
-
-    config = listing.get("ssdn-constant").train_config(0)
-    path = sum(learning_rate(config, step) for step in range(config.steps))
-    return 255 * float(_as_strength(torch.tensor([path])))
 
 
 def _reach(curve: pd.Series, level: float) -> float:

@@ -79,6 +79,7 @@ def test_an_evaluation_has_one_kind_of_noise(tmp_path):
         (('budget = "smoke"', 'budget = "huge"'), "huge|no budget"),
         (('name = "smoke-gray"', 'name = "smoke-colour"'), "twice"),
         (('data = "embedded-train"', 'data = "embedded-test"'), "on which it is trained"),
+        (('pairs = "polyu"', 'pairs = "cc15"'), "tested on cc15, on which it is trained"),
         (('why = "The same in gray', 'because = "The same in gray'), "surplus|complete"),
         (("[[experiment]]", "[[experiment]"), "Cannot read"),
     ],

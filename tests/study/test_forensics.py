@@ -173,6 +173,14 @@ def test_two_columns_of_one_record_are_one_network(make_record):
     assert effect.same_network and effect.interval.mean == -10.5 and effect.tolerance == verdicts.PSNR_DB
 
 
+def test_a_published_network_scored_in_another_experiment_is_still_one_network(make_record):
+    trained = make_record("two", [30.0, 31.0])
+    again = make_record("one", [29.0, 30.0], weights="two-seed0")
+    effect = forensics.measure(compare_experiments(), make_study(trained, again))
+    assert effect.same_network and effect.interval.mean == -1
+    assert effect.runs == "one network, two"
+
+
 def test_seeds_are_averaged_image_by_image(make_record):
     seeds = [make_record("one", values, seed=k) for k, values in enumerate(([30.0, 32.0], [32.0, 30.0]))]
     effect = forensics.measure(compare_experiments(), make_study(*seeds, make_record("two", [30.0, 30.0])))
@@ -228,8 +236,8 @@ def test_stages_and_gradients_are_read_from_their_tables(make_record):
 
 def make_effect(mean, low, high, metric="psnr_db", same=False) -> Effect:
     comparison = compare_experiments(metric=metric)
-    group = Group(())
-    return Effect(comparison, Interval(mean, low, high, 24), group, group if same else Group(()))
+    one, two = (Group(({"experiment": name, "seed": 0, "hyperparameters": {}},)) for name in ("one", "two"))
+    return Effect(comparison, Interval(mean, low, high, 24), two if same else one, two)
 
 
 @pytest.mark.parametrize(

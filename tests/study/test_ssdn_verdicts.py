@@ -11,6 +11,7 @@ from repro.data import catalog
 from repro.errors import ReproError
 from repro.study import claims, experiments, ssdn, verdicts
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
+from repro.train import learning_rate
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 TABLE = claims.find(LEDGER, source="002", table="Table 1")
@@ -161,10 +162,16 @@ def test_the_race_is_for_the_psnr_that_both_reach(make):
     assert "In steps SSDN, variable level is 1.8 times as fast, in real time 2.8 times as slow" in text
 
 
-def test_the_constant_level_does_not_arrive_in_the_listed_steps():
-    """What the row's comment says; with more steps both must change."""
-    assert ssdn.reach_constant_level() == pytest.approx(14.5, abs=0.05)
-    assert "14.5 gray levels of the 25" in blindspot_pages.describe_reach()
+def test_the_constant_level_can_arrive_in_the_listed_steps():
+    """What the row's comment says: Adam moves a number by at most its rate per step."""
+    experiment = experiments.get("ssdn-constant")
+    config = experiment.train_config(0)
+    path = sum(learning_rate(config, step) for step in range(config.steps))
+    assert path == pytest.approx(1.14, abs=0.005)
+    for gain, arrives in ((1.0, False), (experiment.sizes["estimate_gain"], True)):
+        net = repro.build("ssdn", parameter="constant", estimate_gain=gain, width=8)
+        net.estimate.data.fill_(path)
+        assert (255 * net(torch.rand(1, 3, 32, 32), prior=True).strength.item() > ssdn.SIGMA_255) == arrives
 
 
 def test_a_step_is_described_where_it_was_measured(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""The chapter on SADNet: its short runs beside their reference."""
+
+import numpy as np
+import pandas as pd
+
+from repro import sadnet_pages
+from repro.study import claims, experiments
+from repro.study.verdicts import Study
+
+LEDGER, EXPERIMENTS = claims.load(), experiments.load()
+SPREAD = np.linspace(-3, 3, 24)
+
+
+def make(make_record, name, psnr_db, validation_db):
+    experiment = experiments.get(name)
+    settings = {key: experiment.train[key] for key in ("batch", "lr", "clip")} | {"patch": 64, "loss": "l2"}
+    settings |= {key: value for key, value in experiment.train.items() if key in settings}
+    record = make_record(name, psnr_db + SPREAD, steps=experiment.train["steps"], sizes=experiment.sizes, **settings)
+    curve = pd.DataFrame({"step": [1, 2], "seconds": [1.0, 2.0], "psnr_db": [20.0, validation_db]})
+    curve.to_csv(record.folder / "curve.csv", index=False)
+    return record
+
+
+def test_the_recipe_is_chosen_by_validation_and_not_by_the_test_set(make_record):
+    records = [
+        make(make_record, "ablation-full", 28.0, 27.0),
+        make(make_record, "recipe-rate-1e-3", 27.9, 27.5),
+        make(make_record, "recipe-batch-16", 28.4, 26.5),
+        make(make_record, "noise-clipped", 30.0, 30.0),
+    ]
+    text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, records))
+    assert "`recipe-rate-1e-3` does best, by 0.50 dB over the reference" in text
+    assert "-0.10 (-0.10 to -0.10)" in text and "+0.40 (+0.40 to +0.40)" in text
+    assert "1,250 steps of 16 patches of 64², rate 0.0006, L2" in text
+    assert "noise clipped" in text
+    assert "Still to be run: `recipe-loss-l1`, `recipe-patch-96`." in text
+
+
+def test_parts_are_runs_of_other_networks(make_record):
+    records = [make(make_record, "ablation-full", 28.0, 27.0), make(make_record, "ablation-none", 27.5, 26.0)]
+    text = sadnet_pages.describe_parts(Study(LEDGER, EXPERIMENTS, records))
+    assert "-0.50 (-0.50 to -0.50)" in text and "`ablation-rsab`" in text
+    assert "recipe-" not in text
+
+
+def test_without_records_it_says_what_is_to_be_run():
+    assert "`ablation-full`" in sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, []))
+
+
+def test_the_reference_alone_settles_nothing(make_record):
+    text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, [make(make_record, "ablation-full", 28.0, 27.0)]))
+    assert "does best" not in text and "28.00" in text
