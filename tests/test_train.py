@@ -452,7 +452,7 @@ def test_validation_photographs_are_not_trained_on():
             for image in images
             for top, left in [((image.shape[1] - 256) // 2, (image.shape[2] - 256) // 2)]
         )
-    gray, pairs = training._photographs(replace(config, colour="gray"))
+    gray, pairs = training._photographs(replace(config, colour="gray"), "sigma", 50)
     assert {image.shape[0] for image in gray} == {1} and pairs[0][1].shape[0] == 1
 
 
