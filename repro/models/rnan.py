@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from repro.models.base import Denoiser, pad_to_multiple
 
-PAIRS_AT_ONCE = 1 << 27  # of positions that the non-local block compares: 512 MiB
+# Pairs of positions that the non-local block compares at once: 64 MiB. A processor takes three times as long for 512 MiB,
+# which leave its caches between product, softmax and product; on a GPU much less would be many small calls.
+PAIRS_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.back.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        queries = self.theta(x).flatten(2).transpose(1, 2)  # [B, N, width / 2], N = H W
-        keys, values = self.phi(x).flatten(2), self.g(x).flatten(2)  # [B, width / 2, N]
+        queries, values = self.theta(x).flatten(2), self.g(x).flatten(2)  # [B, width / 2, N], N = H W
+        keys = self.phi(x).flatten(2).transpose(1, 2)
         # The softmax is over queries, so keys are independent of each other and can come a few at a time.
-        step = max(1, PAIRS_AT_ONCE // (len(x) * queries.shape[1]))
+        step = max(1, PAIRS_AT_ONCE // (len(x) * queries.shape[2]))
         taken = torch.zeros_like(values)
-        for some, worth in zip(keys.split(step, 2), values.split(step, 2), strict=True):
-            shares = (queries @ some).softmax(1)  # [B, N, step]
-            taken = taken + worth @ shares.transpose(1, 2)
+        for some, worth in zip(keys.split(step, 1), values.split(step, 2), strict=True):
+            shares = (some @ queries).softmax(2)  # [B, step, N]
+            taken = torch.baddbmm(taken, worth, shares)
         return self.back(taken.view(len(x), -1, *x.shape[-2:])) + x
 
 
