@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from repro.models.base import Denoiser, pad_to_multiple
 
-# Pairs of positions that the non-local block compares at once: 64 MiB. A processor takes three times as long for 512 MiB,
-# which leave its caches between product, softmax and product; on a GPU much less would be many small calls.
+# Pairs of positions that the non-local block compares at once: 64 MiB. A processor takes three times as long for
+# 512 MiB, which leave its caches between product, softmax and product; on a GPU much less would be many small calls.
 PAIRS_AT_ONCE = 1 << 24
 
 
