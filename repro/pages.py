@@ -5,6 +5,7 @@ Each function returns Markdown (with HTML for tables) that a page of the book in
 """
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def write_all(folder: Path) -> None:
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: describe_glance(settled, study),
+        **{
+            f"glance_{paper.lower()}": partial(describe_paper, settled, sources) for paper, sources in PAPERS.items()
+        },
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
         "sadnet_result": lambda: describe_result(settled, study),
@@ -43,7 +47,10 @@ def write_all(folder: Path) -> None:
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
         "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
         "sadnet_curve": lambda: describe_curves(study, folder),
-        "sadnet_budget": lambda: describe_budgets(study),
+        "sadnet_budget": lambda: describe_budgets(study, "sadnet"),
+        "ssdn_budget": lambda: describe_budgets(study, "ssdn", "unet"),
+        "gradnet_budget": lambda: describe_budgets(study, "gradnet", "gradnet-impl", "dncnn"),
+        "scaoednet_budget": lambda: describe_budgets(study, "scaoednet"),
         "scaoednet_statements": lambda: stage_pages.describe_statements(settled),
         "scaoednet_costs": lambda: stage_pages.describe_costs(settled),
         "scaoednet_parts": lambda: stage_pages.describe_parts(study),
@@ -105,6 +112,15 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
         else ""
     )
     return f"{describe_headline(settled, study)}\n\n{table}\n\n{still}"
+
+
+def describe_paper(settled: pd.DataFrame, sources: tuple[str, ...]) -> str:
+    """Counts of verdicts on the claims of ``sources`` by their kind: what a chapter begins with."""
+    of_paper = settled[settled["source"].isin(sources)]
+    groups = {kind: of_paper[of_paper["metric"].isin(metrics)] for kind, metrics in KINDS.items()}
+    lines = [_count(kind, claims) for kind, claims in groups.items() if len(claims)]
+    everything = _count(f"all {len(of_paper)} claims", of_paper, "paper")
+    return _glance(f"<tbody>{''.join(lines)}{everything}</tbody>")
 
 
 def _glance(bodies: str) -> str:
@@ -220,8 +236,8 @@ def describe_curves(study: Study, folder: Path) -> str:
     )
 
 
-def describe_budgets(study: Study) -> str:
-    """What each published run of SADNet took."""
+def describe_budgets(study: Study, *methods: str) -> str:
+    """What each published training of some methods took."""
     rows = [
         {
             "run": record.name,
@@ -233,11 +249,11 @@ def describe_budgets(study: Study) -> str:
             "threads": record["threads"],
         }
         for record in study.records
-        if record["method"] == "sadnet" and record["budget"] != "smoke" and record["steps"]
+        if record["method"] in methods and record["budget"] != "smoke" and record["steps"]
     ]
     if not rows:
         return "No run is finished yet."
-    return render_table(pd.DataFrame(rows), "sadnet-runs")
+    return render_table(pd.DataFrame(rows), f"{methods[0]}-runs")
 
 
 def describe_experiments(study: Study) -> str:
