@@ -557,6 +557,7 @@ def campaign(
     listed: Listed = None,
 ) -> None:
     """Run what is missing of the study. Kill it at any moment; the same command goes on."""
+    from repro import files
     from repro.study import campaign as study
     from repro.study import experiments
 
@@ -575,6 +576,11 @@ def campaign(
             _complain(str(error))
             raise typer.Exit(130) from None
         typer.echo(f"The {hours:g} hours are over; the same command goes on.")  # as was asked
+    finally:  # what was finished is in the verdicts by now
+        if results in (None, files.results()):
+            from repro import readme
+
+            readme.save()
 
 
 @app.command(cls=Command)
@@ -607,21 +613,25 @@ def _say(line: str) -> None:
 def claims(
     pattern: Annotated[str, typer.Argument(help="Ids, as a shell pattern: '001-t3-*'.")] = "*",
     check: Annotated[
-        bool, typer.Option("--check", help="Check the file's rules, and that verdicts follow from records.")
+        bool, typer.Option("--check", help="Check the file's rules, and that verdicts and README.md follow.")
     ] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="Settle all claims anew: writes results/verdicts.csv.")
+        bool, typer.Option("--write", help="Settle all claims anew: writes results/verdicts.csv and README.md.")
     ] = False,
 ) -> None:
     """List what the papers claim, one published number a line."""
+    from repro import readme
     from repro.study import claims as ledger
     from repro.study import verdicts
 
     frame = ledger.load()
     if write:
         typer.echo(f"Written: {verdicts.save(verdicts.settle_all(verdicts.Study.load()))}")
+        typer.echo(f"Written: {readme.save()}")
     if check:
-        typer.echo(f"{len(frame)} claims and {verdicts.check()} verdicts, all in order.")
+        settled = verdicts.check()
+        readme.check()
+        typer.echo(f"{len(frame)} claims and {settled} verdicts, all in order.")
     if check or write:
         return
     chosen = ledger.match(frame, [pattern])
@@ -633,6 +643,14 @@ def claims(
         typer.echo(
             f"{row.id:<48} {row.metric} {row.value} {row.unit}  ({row.method} {row.variant}: {where}{level})"
         )
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure the speed of this machine."""
+    from repro.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as in training and in a campaign
 
 
 @bench_app.command("op", cls=Command)

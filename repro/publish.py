@@ -18,11 +18,11 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from repro import files, forensic_pages, pages, status_pages
+from repro import files, forensic_pages, pages, rerun_pages, status_pages
 from repro.errors import ReproError
 
 # In this order: where no trained network is published, the later ones use the one that the first trains.
-NOTEBOOKS = ("first_look", "offsets", "operator", "tables", "train", "evaluate")
+NOTEBOOKS = ("first_look", "gallery", "offsets", "operator", "tables", "train", "evaluate")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,6 +73,7 @@ def execute(name: str, output: Path, **values: object) -> Path:
             kernel_name="python3",
             progress_bar=False,
             cwd=str(files.root()),
+            store_widget_state=False,  # a page that holds widgets asks other hosts for the scripts that draw them
         )
     except PapermillExecutionError as error:
         number, line = _find_failed_cell(failed)
@@ -113,6 +114,7 @@ def write_fragments(folder: Path) -> None:
     pages.write_all(folder)
     forensic_pages.write_all(folder)
     status_pages.write_all(folder, NOTEBOOKS)
+    rerun_pages.write_all(folder)
 
 
 def _share_the_machine() -> None:

@@ -452,8 +452,12 @@ def test_claims():
     assert "No claim" in failure("claims", "nothing-*")
 
 
-def test_campaign_that_ends_early(monkeypatch):
+def test_campaign_that_ends_early(monkeypatch, tmp_path):
+    from repro import readme
     from repro.study import campaign
+
+    renewed = []
+    monkeypatch.setattr(readme, "save", lambda: renewed.append("README.md"))
 
     def stop(hours, *_, **__):
         raise campaign.Stopped("The campaign was stopped.")
@@ -463,6 +467,9 @@ def test_campaign_that_ends_early(monkeypatch):
     assert failure("campaign", "--hours", "3", code=130) == "Error: The campaign was stopped."
     over = call("campaign", "--hours", "0")
     assert over.exit_code == 0 and "0 hours are over" in over.output, "that is what was asked for"
+    assert len(renewed) == 3, "what was finished before the end is shown"
+    failure("campaign", "--results", str(tmp_path), code=130)
+    assert len(renewed) == 3, "results elsewhere are not the README's"
 
 
 def test_campaign_status():
