@@ -1,17 +1,18 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make book    sets up .venv, runs the study on embedded photographs, builds the book
 #   make test    sets up .venv, runs the tests
-# Further: make lab (JupyterLab), make lock (new versions), make clean (keeps .venv), make help.
+# Further: make pdf (the built book on paper), make lab (JupyterLab), make lock (new versions), make clean (keeps .venv),
+# make help.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SAY = printf '\n[%s] %s\n' "$$(date +%H:%M:%S)"
 
-.PHONY: help setup book test lab lock clean
+.PHONY: help setup book pdf test lab lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 
 setup: .venv/ready
 
@@ -31,6 +32,10 @@ setup: .venv/ready
 book: .venv/ready
 	@$(SAY) "Running the notebooks and building the book"
 	@$(BIN)/python -m repro.publish
+
+pdf: .venv/ready
+	@$(SAY) "Printing the book"
+	@$(BIN)/python -m repro.pdf
 
 test: .venv/ready
 	@$(SAY) "Running the tests (a report of what took longest follows)"

@@ -14,7 +14,7 @@ from repro import gradients, plots
 from repro.data import catalog, noise
 from repro.metrics import psnr_db
 from repro.models import MODELS
-from repro.pages import show_verdict
+from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
 from repro.study.statistics import compare
 from repro.study.verdicts import Study
@@ -39,7 +39,7 @@ SIGMA_255 = 25
 def describe_results(settled: pd.DataFrame) -> str:
     """The slides' table of results and their statements, with our verdicts."""
     rows = ledger.find(settled, source="003", metric=["psnr", "ordering", "direction"])
-    body = ""
+    columns: dict[str, list[str]] = {name: [] for name in ("the slides", "on", "printed", "verdict", "why")}
     for _, claim in rows.iterrows():
         level = "" if np.isnan(claim["sigma_255"]) else f" sigma {claim['sigma_255']:g}"
         what = f"{claim['method']} {claim['variant']}" if claim["metric"] == "psnr" else claim["variant"]
@@ -51,9 +51,9 @@ def describe_results(settled: pd.DataFrame) -> str:
             show_verdict(claim["word"]),
             escape(claim["reason"]),
         )
-        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    head = ("the slides", "on", "printed", "verdict", "why")
-    return _table("Results and statements of the slides", head, body)
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    return render_rows("Results and statements of the slides", columns)
 
 
 def describe_suspects(study: Study) -> str:

@@ -16,7 +16,7 @@ from repro.data import catalog
 from repro.data.realistic import fixed_realistic_noise
 from repro.errors import ReproError
 from repro.models.scaoednet import Estimate, ScaoedNet
-from repro.pages import show_verdict
+from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
 from repro.study.records import Record
 from repro.study.statistics import compare
@@ -30,16 +30,13 @@ CROP = 128  # side of the pictures, in pixels
 def describe_statements(settled: pd.DataFrame) -> str:
     """What the slides state or their tables imply, with our verdicts."""
     rows = ledger.find(settled, source="004", metric=["ordering", "direction"])
-    head = "".join(f"<th>{name}</th>" for name in ("the slides", "where", "verdict", "why"))
-    body = "".join(
-        f"<tr><td>{escape(claim['variant'])}</td><td>{claim['table']}</td><td>{show_verdict(claim['word'])}</td>"
-        f"<td>{escape(claim['reason'])}</td></tr>"
-        for _, claim in rows.iterrows()
-    )
-    return (
-        '<div class="study-table"><table class="study"><caption>Statements of the slides</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    columns = {
+        "the slides": [escape(variant) for variant in rows["variant"]],
+        "where": [escape(table) for table in rows["table"]],
+        "verdict": [show_verdict(word) for word in rows["word"]],
+        "why": [escape(reason) for reason in rows["reason"]],
+    }
+    return render_rows("Statements of the slides", columns)
 
 
 def describe_costs(settled: pd.DataFrame) -> str:

@@ -32,4 +32,13 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const field of [...fields, words]) field.addEventListener("input", filter);
   controls.hidden = false;
   filter();
+
+  // A search of the book that led here goes on in the table, if it finds something there.
+  const from = document.referrer && new URL(document.referrer);
+  if (!query.size && !location.hash && from && from.origin === location.origin && from.pathname.endsWith("/search.html")) {
+    words.value = from.searchParams.get("q") ?? "";
+    filter();
+    if (rows.every(({ row }) => row.hidden)) words.value = "";
+    filter();
+  }
 });

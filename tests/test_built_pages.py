@@ -1,0 +1,163 @@
+"""Every page of the built book in a browser without a network: at a desk and on a phone, light and dark, searched."""
+
+import functools
+import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from chromium import PROGRAM, Browser
+
+from repro import files, pdf
+from repro.study import claims
+
+BUILT = files.root() / "_build" / "html"
+PAGES = [f"{name}.html" for name in pdf.read_contents()] + ["search.html", "genindex.html"]
+DESK, PHONE = (1280, 900), (390, 844)
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="no chromium here"),
+    pytest.mark.skipif(
+        not all((BUILT / page).exists() for page in PAGES), reason="the book is not built; `make book` builds it"
+    ),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def axe():
+    return (Path(__file__).parent / "axe" / "axe.min.js").read_text(encoding="utf-8")
+
+
+def open_page(browser, page, size=DESK):
+    for list_ in (browser.errors, browser.requested, browser.failed):
+        list_.clear()
+    browser.resize(*size)
+    browser.open(BUILT / page)
+    browser.typeset()
+    # What a transition has not yet reached would be measured half-way.
+    browser.run(
+        "document.head.insertAdjacentHTML('beforeend', '<style>*, ::before, ::after { transition: none !important; "
+        "animation: none !important }</style>')"
+    )
+    browser.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    browser.settle()
+
+
+def find_violations(browser, axe, **options):
+    """``{rule: [element, ...]}`` of what axe-core finds on the page, by the levels A and AA."""
+    if browser.run("typeof axe === 'undefined'"):
+        browser.send("Runtime.evaluate", expression=axe)
+    options = {"runOnly": LEVELS, "resultTypes": ["violations"], "preload": False} | options
+    found = browser.run(f"axe.run(document, {json.dumps(options)}).then((all) => all.violations)")
+    return {
+        rule["id"]: [f"{' '.join(node['target'])}: {node['failureSummary']}" for node in rule["nodes"]][:5]
+        for rule in found
+    }
+
+
+every_page = pytest.mark.parametrize("page", PAGES)
+
+
+@every_page
+def test_page_is_quiet_and_whole(browser, page):
+    open_page(browser, page)
+    assert browser.errors == []
+    assert browser.failed == []
+    assert [one for one in browser.requested if not one.startswith(("file:", "data:", "blob:"))] == []
+    broken = "[...document.images].filter((one) => !one.complete || !one.naturalWidth)"
+    assert browser.run(f"{broken}.map((one) => one.src.slice(0, 99))") == []
+    wrong = "[...document.querySelectorAll('mjx-merror, [data-mjx-error]')]"
+    assert browser.run(f"{wrong}.map((one) => one.outerHTML)") == []
+    unset = "[...document.querySelectorAll('.math')].filter((one) => !one.querySelector('mjx-container'))"
+    assert browser.run(f"{unset}.map((one) => one.textContent)") == []
+    assert browser.run(
+        "(() => { const raw = /\\$[^$\\s][^$\\n]*\\$|\\\\[(\\[]|\\\\begin\\{/; const found = []; "
+        "const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT); "
+        "while (walk.nextNode()) { const text = walk.currentNode; "
+        "if (raw.test(text.data) && !text.parentElement.closest('code, pre, script, style, mjx-container')) "
+        "found.push(text.data); } return found; })()"
+    ) == [], "formulas that were not set"
+
+
+@every_page
+def test_page_is_open_to_all_at_a_desk_in_light_and_dark(browser, axe, page):
+    open_page(browser, page)
+    for theme in ("light", "dark"):
+        browser.run(f"document.documentElement.dataset.theme = document.documentElement.dataset.mode = '{theme}'")
+        browser.settle()
+        only = {} if theme == "light" else {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+        assert find_violations(browser, axe, **only) == {}, theme
+
+
+@every_page
+def test_page_fits_a_phone_and_is_open_to_all_there(browser, axe, page):
+    open_page(browser, page, PHONE)
+    wide = (
+        "[...document.querySelectorAll('main *')].filter((one) => one.getBoundingClientRect().right > innerWidth + 1)"
+        ".map((one) => one.tagName + '.' + one.className).slice(0, 8)"
+    )
+    assert browser.run("document.scrollingElement.scrollWidth") <= PHONE[0], browser.run(wide)
+    scrolled = "[...document.querySelectorAll('.study-table')].filter((one) => one.scrollWidth > one.clientWidth + 1)"
+    assert browser.run(f"{scrolled}.map((one) => one.textContent.trim().slice(0, 80))") == []
+    # Colours are those of the desk.
+    assert find_violations(browser, axe, rules={"color-contrast": {"enabled": False}}) == {}
+
+
+# --- search
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of the book on a server of this machine: a file may not read the other files."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/favicon.ico":  # browsers ask for it of their own accord
+                self.send_response(204)
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=BUILT))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def choose_claims():
+    """One claim of each source that names a method and a set of images, the last of them: the least looked at."""
+    named = claims.load()
+    named = named[(named["method"] != "") & (named["dataset"] != "") & (named["metric"] == "psnr")]
+    return [claim for _, claim in named.groupby("source").tail(1).iterrows()]
+
+
+@pytest.mark.parametrize("claim", choose_claims(), ids=lambda claim: claim.name)
+def test_search_finds_a_claim(browser, site, claim):
+    browser.resize(*DESK)
+    browser.errors.clear()
+    browser.open(f"{site}/book/protocol.html")
+    browser.run("document.querySelector('.search-button__button').click()")
+    browser.wait_for("document.activeElement.name === 'q'")
+    browser.type(f"{claim['method']} {claim['dataset']} {claim.name}")
+    browser.press("Enter")
+    browser.wait_for("location.pathname.endsWith('search.html') && document.readyState === 'complete'")
+    browser.wait_for("document.querySelector('#search-results .search-summary')?.textContent.includes('found')")
+    ledger = "document.querySelector('#search-results li a[href*=\"book/ledger.html\"]')"
+    browser.wait_for(ledger)
+    browser.run(f"setTimeout(() => {ledger}.click())")
+    browser.wait_for(f"document.readyState === 'complete' && document.getElementById({claim.name!r})")
+    shown = "[...document.querySelectorAll('#ledger tbody tr')].filter((one) => !one.hidden).map((one) => one.id)"
+    assert claim.name in browser.run(shown) and len(browser.run(shown)) < 10, "the table shows what was searched"
+    assert browser.errors == []
