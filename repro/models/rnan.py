@@ -64,6 +64,8 @@ class ResBlock(nn.Module):
 class NonLocal(nn.Module):
     """Every position takes from every other, by likeness (Eqs. 5 and 6). At first it adds nothing."""
 
+    pairs_at_once: int | None = None  # instead of PAIRS_AT_ONCE; where nothing is computed, portions cost time only
+
     def __init__(self, width: int):
         super().__init__()
         self.theta = nn.Conv2d(width, width // 2, 1)
@@ -77,7 +79,7 @@ class NonLocal(nn.Module):
         queries, values = self.theta(x).flatten(2), self.g(x).flatten(2)  # [B, width / 2, N], N = H W
         keys = self.phi(x).flatten(2).transpose(1, 2)
         # The softmax is over queries, so keys are independent of each other and can come a few at a time.
-        step = max(1, PAIRS_AT_ONCE // (len(x) * queries.shape[2]))
+        step = max(1, (self.pairs_at_once or PAIRS_AT_ONCE) // (len(x) * queries.shape[2]))
         taken = torch.zeros_like(values)
         for some, worth in zip(keys.split(step, 1), values.split(step, 2), strict=True):
             shares = (some @ queries).softmax(2)  # [B, step, N]

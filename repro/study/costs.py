@@ -13,6 +13,7 @@ networks of the paper's Table 7 are met to the printed digit by these rules.
 the picture with every other: at 480x320 that is three times the work of all its convolutions.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,10 +58,13 @@ def measure_cost(net: nn.Module, height: int, width: int, channels: int | None =
         flops.append(by_profiler)
         macs.append(true)
 
+    portioned = [m for m in net.modules() if hasattr(m, "pairs_at_once")]
     hooks = [m.register_forward_hook(count) for m in net.modules() if _find_rule(m)]
     training = net.training
     net.eval()
     try:
+        for module in portioned:
+            module.pairs_at_once = sys.maxsize
         # Tensors that have a shape and a device but no values: every layer runs, nothing is computed.
         counter = FlopCounterMode(display=False)
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
@@ -70,6 +74,8 @@ def measure_cost(net: nn.Module, height: int, width: int, channels: int | None =
         net.train(training)
         for hook in hooks:
             hook.remove()
+        for module in portioned:
+            del module.pairs_at_once  # back to the class's
     by_operator = counter.get_flop_counts().get("Global", {})
     products = sum(count for operator, count in by_operator.items() if operator in PRODUCTS) // 2
     return Cost(count_parameters(net), sum(flops), sum(macs), products)
