@@ -278,8 +278,8 @@ def describe_times(settled: pd.DataFrame, folder: Path | None = None) -> str:
         size = f"{about['width']}x{about['height']}"
         few = ", ".join(TITLES.get(name, name) for name in about["few_rounds"])
         note = f" {few}: measured less often, since one image takes so long." if few else ""
-        busy = about.get("load_before", 0) > 0.5
-        note += " Other processes were computing on the machine." if busy else ""
+        load = about.get("load_before", 0)
+        note += f" In the minute before, other processes were computing (load {load:g})." if load > 0.5 else ""
         caption = (
             f"{about['device']}, torch {about['versions']['torch']}, {about['date'][:10]}: one colour image of {size} "
             "pixels. Median, quartiles, memory beyond the network; printed: SADNet's Table 7, on its authors' GPU"

@@ -90,7 +90,7 @@ def describe_machine(device: str, rounds: int) -> dict:
     else:
         about["device"] += f" {torch.get_num_threads()} threads"
         about["threads"] = torch.get_num_threads()
-        about["load_before"] = round(os.getloadavg()[0], 2)  # above 0.5, somebody else was computing too
+        about["load_before"] = round(os.getloadavg()[0], 2)  # of one minute; above 0.5, somebody else was computing
     return about
 
 
@@ -109,7 +109,10 @@ def store(
     with files.write_atomically(folder / f"{stem}.json") as path:
         path.write_text(json.dumps(about, indent=2) + "\n")
     if about.get("load_before", 0) > 0.5:
-        echo(f"Other processes were computing (load {about['load_before']}): measure again in quiet.")
+        echo(
+            f"In the minute before, other processes were computing (load {about['load_before']}): unless they had ended, "
+            "measure again in quiet."
+        )
     echo(f"Stored in {folder}: {stem}.csv, and {stem}.json with the machine and its versions.")
 
 
