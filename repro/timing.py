@@ -110,8 +110,8 @@ def store(
         path.write_text(json.dumps(about, indent=2) + "\n")
     if about.get("load_before", 0) > 0.5:
         echo(
-            f"In the minute before, other processes were computing (load {about['load_before']}): unless they had ended, "
-            "measure again in quiet."
+            f"In the minute before, other processes were computing (load {about['load_before']}): unless they had "
+            "ended, measure again in quiet."
         )
     echo(f"Stored in {folder}: {stem}.csv, and {stem}.json with the machine and its versions.")
 
