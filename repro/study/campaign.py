@@ -195,7 +195,7 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
                 say(f"{experiment.name} seed {seed}: evaluating {evaluation.name}")
                 journal = path.with_suffix(".journal")  # an interruption costs one image, not a set
                 _write_table(evaluate(net, **asdict(evaluation), device=device, journal=journal), path)
-            tables.append(pd.read_csv(path).assign(evaluation=evaluation.name))
+            tables.append(pd.read_csv(path, dtype={"image": str}).assign(evaluation=evaluation.name))
         if experiment.offsets and not (folder / "offsets.csv").exists():
             say(f"{experiment.name} seed {seed}: measuring the sampling points on {experiment.offsets}")
             _write_table(_measure_offsets(net, experiment), folder / "offsets.csv")

@@ -223,6 +223,6 @@ def measure_peak_memory_mib() -> int:
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype={"image": str})  # names of BSD are numbers
     except (OSError, ValueError) as error:
         raise ReproError(f"Cannot read {path}: {error}.") from error

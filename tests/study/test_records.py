@@ -66,3 +66,10 @@ def test_the_environment_is_told_completely():
     assert len(told["commit"].removesuffix("+changes")) == 40 or told["commit"] == "not a repository"
     assert told["threads"] >= 1
     assert records.measure_peak_memory_mib() > 50
+
+
+def test_images_are_named_by_text_even_where_all_names_are_numbers(make_record):
+    record = make_record("one", [30.0, 31.0])
+    table = record.metrics.assign(image=["0101085", "101087"])
+    table.to_csv(record.folder / "metrics.csv", index=False)
+    assert list(records.read(record.folder).per_image("kodak24-50").index) == ["0101085", "101087"]
