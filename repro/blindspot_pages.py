@@ -162,9 +162,10 @@ def draw_photograph(
     noisy = noise.fixed_gaussian_noise(clean, photograph, ssdn.SIGMA_255, seed)
     images = {"clean": clean, f"noisy, sigma {ssdn.SIGMA_255:g}": noisy.clamp(0, 1)}
     published, missing = weights.published(), []
-    rows = {e.variant: e.name for e in experiments.load() if e.name.startswith("ssdn-")}
+    # Of several budgets the largest, which the list has last.
+    rows = {e.variant: e.name for e in experiments.load() if e.name.startswith("ssdn-") and e.name in published}
     for variant, label in METHODS.items():
-        if rows.get(variant) in published:
+        if variant in rows:
             net = weights.load(rows[variant])
             images[label] = denoise(noisy, net, ssdn.SIGMA_255 / 255 if net.needs_sigma else None)
         else:
