@@ -1,5 +1,6 @@
 """What the chapter on ScaoedNet shows: its verdicts, its stages as curves, and their pictures side by side."""
 
+import re
 from html import escape
 from pathlib import Path
 
@@ -31,12 +32,16 @@ def describe_statements(settled: pd.DataFrame) -> str:
     """What the slides state or their tables imply, with our verdicts."""
     rows = ledger.find(settled, source="004", metric=["ordering", "direction"])
     columns = {
-        "the slides": [escape(variant) for variant in rows["variant"]],
+        "the slides": [escape(re.sub(r"\b(psnr|ssim)\b", _in_capitals, variant)) for variant in rows["variant"]],
         "where": [escape(table) for table in rows["table"]],
         "verdict": [show_verdict(word) for word in rows["word"]],
         "why": [escape(reason) for reason in rows["reason"]],
     }
     return render_rows("Statements of the slides", columns)
+
+
+def _in_capitals(match: re.Match) -> str:
+    return match[0].upper()
 
 
 def describe_costs(settled: pd.DataFrame) -> str:
