@@ -50,3 +50,12 @@ def test_without_records_it_says_what_is_to_be_run():
 def test_the_reference_alone_settles_nothing(make_record):
     text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, [make(make_record, "ablation-full", 28.0, 27.0)]))
     assert "does best" not in text and "28.00" in text
+
+
+def test_value_and_difference_are_of_one_evaluation(make_record):
+    """The run with clipped noise is measured on clipped noise first: that is not what the reference is measured on."""
+    reference, clipped = make(make_record, "ablation-full", 28.0, 27.0), make(make_record, "noise-clipped", 26.0, 27.0)
+    first = clipped["evaluations"][0] | {"name": "kodak24-50-clipped-rounded", "clip": True, "psnr_db": 29.5}
+    clipped["evaluations"].insert(0, first)
+    text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, [reference, clipped]))
+    assert "26.00" in text and "-2.00 (-2.00 to -2.00)" in text and "29.50" not in text
