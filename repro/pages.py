@@ -232,7 +232,7 @@ def describe_curves(study: Study, folder: Path) -> str:
     return (
         f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
         "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
-        "training."
+        "training, in some of which the machine did other work too."
     )
 
 
