@@ -139,7 +139,7 @@ def describe_photograph(folder: Path) -> str:
     """002's Figure 2 from the committed weights, on a photograph that comes with scikit-image."""
     figure, alt, missing = draw_photograph()
     plots.save(figure, folder / "ssdn_photograph.png")
-    still = f" No weights yet: {'; '.join(missing)}." if missing else ""
+    still = f" Without published weights: {'; '.join(missing)}." if missing else ""
     return (
         f"```{{image}} _generated/ssdn_photograph.png\n:alt: {alt}\n```\n\n"
         f"Part of a photograph that no training saw, with PSNR of this part.{still}"

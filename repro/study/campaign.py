@@ -206,6 +206,9 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
             say(f"{experiment.name} seed {seed}: exchanging gradients on {experiment.gradients}")
             _write_table(_measure_gradients(net, experiment), folder / "gradients.csv")
         home = _publish(experiment, seed, folder, results, net, summary, tables)
+        if experiment.train is not None and not experiment.publishes(seed):
+            kept = _small_weights(folder).replace(folder.with_suffix(".safetensors"))
+            say(f"{experiment.name} seed {seed}: the weights stay in {kept}")
         shutil.rmtree(folder)  # all that is left are checkpoints; without a record the run would begin anew
         return home
 
@@ -319,7 +322,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "command": f"repro campaign --only {experiment.name}",
     }
     copies = {folder / name: home / name for name in ("curve.csv", "gradients.csv", "offsets.csv", "stages.csv")}
-    if experiment.train is not None:
+    if experiment.publishes(seed):
         if _small_weights(folder).stat().st_size > WEIGHTS_LIMIT_MIB << 20:
             raise ReproError(f"The weights of {experiment.name} take more than {WEIGHTS_LIMIT_MIB} MiB.")
         target = results / "weights" / f"{experiment.name}-seed{seed}.safetensors"

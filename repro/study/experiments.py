@@ -76,6 +76,11 @@ class Experiment:
     offsets: str | None = None  # a data set on whose images the sampling points are measured
     gradients: str | None = None  # a data set on whose images a GradNet is given gradients of every kind
     stages: str | None = None  # a data set on whose images every stage of a ScaoedNet is measured
+    publish: bool = True  # whether its weights come with the study; False where the record says all that is asked
+
+    def publishes(self, seed: int) -> bool:
+        """Whether the weights of this seed come with the study: of the first seed only, for their size."""
+        return self.train is not None and self.publish and seed == self.seeds[0]
 
     def train_config(self, seed: int):
         """The :class:`repro.train.TrainConfig` of one seed."""

@@ -76,6 +76,23 @@ def test_published_weights_are_what_was_measured(published, results):
     assert weights.describe(results / "weights" / "tiny-seed0.safetensors")["experiment"] == "tiny"
 
 
+def test_weights_come_with_the_first_seed_alone(tmp_path, runs):
+    row = replace(TINY, seeds=(3, 1))
+    lines = []
+    assert len(campaign.run(only=("tiny",), results=tmp_path / "results", experiments=[row], say=lines.append)) == 2
+    assert [path.name for path in tmp_path.glob("results/weights/*")] == ["tiny-seed3.safetensors"]
+    assert weights.describe(runs / "tiny" / "seed1.safetensors")["seed"] == 1
+    assert any(line.endswith(f"the weights stay in {runs / 'tiny' / 'seed1.safetensors'}") for line in lines)
+
+
+def test_weights_stay_behind_where_the_row_says_so(tmp_path, runs):
+    row = replace(TINY, publish=False)
+    (home,) = campaign.run(only=("tiny",), results=tmp_path / "results", experiments=[row], say=lambda line: None)
+    assert records.read(home)["steps"] == 4
+    assert not list(tmp_path.glob("results/weights/*"))
+    assert [path.name for path in (runs / "tiny").iterdir()] == ["seed0.safetensors"]
+
+
 def test_a_record_of_other_settings_is_not_overwritten(published, results):
     changed = replace(TINY, train=TINY.train | {"lr": 1e-5})
     assert state(results, changed) == ["outdated"]

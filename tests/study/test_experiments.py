@@ -2,7 +2,9 @@ import re
 import tomllib
 
 import pytest
+import torch
 
+import repro
 from repro import files
 from repro.data import catalog
 from repro.errors import ReproError
@@ -31,6 +33,16 @@ def test_budgets_keep_their_limits():
     for experiment in EXPERIMENTS:
         seconds = (experiment.train or {}).get("seconds")
         assert seconds is None or seconds <= limit.get(experiment.budget, seconds), experiment.name
+
+
+def test_published_weights_keep_their_limit():
+    size = 0
+    with torch.device("meta"):
+        for experiment in (e for e in EXPERIMENTS if e.budget == "cpu" and e.publishes(e.seeds[0])):
+            sizes = {key: value for key, value in experiment.sizes.items() if key != "naive_weights"}
+            size += 2 * sum(t.numel() for t in repro.build(experiment.method, **sizes).parameters())  # float16
+    assert size < 80e6
+    assert sum(path.stat().st_size for path in (files.results() / "weights").iterdir()) < 80e6
 
 
 def test_no_measured_quality_is_typed_into_the_list():

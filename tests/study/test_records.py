@@ -31,9 +31,12 @@ def test_a_committed_run_can_be_redone(record):
 
 
 def test_a_committed_run_belongs_to_the_list_and_has_its_weights(record):
-    assert experiments.get(record["experiment"]).budget == record["budget"]
-    if record["steps"]:
-        about = weights.describe(files.results() / "weights" / f"{record.name}.safetensors")
+    experiment = experiments.get(record["experiment"])
+    assert experiment.budget == record["budget"]
+    path = files.results() / "weights" / f"{record.name}.safetensors"
+    assert path.exists() == experiment.publishes(record["seed"])
+    if path.exists():
+        about = weights.describe(path)
         assert about["model"] == record["method"]
         assert about["experiment"] == record["experiment"]
 

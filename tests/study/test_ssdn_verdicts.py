@@ -169,7 +169,7 @@ def test_the_constant_level_can_arrive_in_the_listed_steps():
     experiment = experiments.get("ssdn-constant")
     config = experiment.train_config(0)
     path = sum(learning_rate(config, step) for step in range(config.steps))
-    assert path == pytest.approx(1.14, abs=0.005)
+    assert path == pytest.approx(0.76, abs=0.005)
     for gain, arrives in ((1.0, False), (experiment.sizes["estimate_gain"], True)):
         net = repro.build("ssdn", parameter="constant", estimate_gain=gain, width=8)
         net.estimate.data.fill_(path)
