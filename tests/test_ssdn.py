@@ -253,11 +253,16 @@ def test_initialisation(gain, initialisation):
         assert not layer.bias.any()
 
 
-def test_the_estimator_starts_from_a_level_near_five_or_from_anywhere():
+def test_the_estimator_starts_from_a_level_near_five_or_from_where_it_is_told():
     noisy = torch.rand(3, 3, 32, 32)
     for parameter in ("constant", "variable"):
         strength = repro.build("ssdn", parameter=parameter, **SMALL)(noisy, prior=True).strength.detach()
         assert strength.flatten() * 255 == pytest.approx(4.88, abs=0.005)
+        sizes = {"parameter": parameter, "first_strength": 0.2, "estimate_gain": 4.0}
+        above = repro.build("ssdn", **sizes, **SMALL)(noisy, prior=True).strength.detach()
+        assert above.flatten() == pytest.approx(0.2)
+    with pytest.raises(ReproError, match="first_strength"):
+        repro.build("ssdn", parameter="variable", first_strength=0.0)
     free = repro.build("ssdn", parameter="variable", zero_estimator=False, **SMALL)(noisy, prior=True).strength
     assert free.unique().numel() == 3
 

@@ -24,6 +24,10 @@ Differences between paper, earlier reproduction and authors' code
   reproduction found training to fail otherwise.
 - Constant unknown level. Authors: one number, 0 at first, which Adam moves by at most the learning rate per
   step: no hindrance in half a million steps. In a few thousand it cannot arrive, hence ``estimate_gain``.
+- First estimate of an unknown level. Authors: 0.019, far below the noise. The likelihood sees the sum of noise
+  and prior covariance only, so training first lets the prior have all the noise, and the regulariser needs
+  many steps to bring it back. From above (``first_strength``) the noise has it all until the surroundings
+  explain a part.
 - Initialisation. Authors: normal, gain sqrt(2), 1 for the last layer. Reproduction: gain sqrt(2 / 1.01),
   that of a leaky ReLU of slope 0.1.
 - Regulariser of an unknown noise level. Authors: loss minus 0.1 times the standard deviation; not for impulse
@@ -42,7 +46,7 @@ Differences between paper, earlier reproduction and authors' code
 
 import re
 from dataclasses import dataclass
-from math import sqrt
+from math import expm1, log, sqrt
 from typing import NamedTuple
 
 import torch
@@ -119,6 +123,7 @@ class SSDNSizes(NoiseSizes):
     regulariser: float = 0.1  # how much larger noise estimates are favoured
     zero_estimator: bool = True  # last layer of the estimator starts from zeros
     estimate_gain: float = 1.0  # how many times the constant level's parameter counts: what lets short runs arrive
+    first_strength: float | None = None  # what an unknown level begins from; None: the authors' 0.019
 
     def __post_init__(self):
         super().__post_init__()
@@ -132,6 +137,8 @@ class SSDNSizes(NoiseSizes):
                 raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(self, name)!r}.")
         if not 0 < self.estimate_gain < float("inf"):
             raise ValueError(f"estimate_gain is more than 0, not {self.estimate_gain}.")
+        if self.first_strength is not None and not DEVIATION_MIN < self.first_strength < float("inf"):
+            raise ValueError(f"first_strength is more than {DEVIATION_MIN}, not {self.first_strength}.")
         if self.noise == "impulse" and self.channels == 1 and self.covariance != "none":
             raise ValueError("impulse noise has a posterior for colour images only.")
 
@@ -298,6 +305,16 @@ class SSDN(Denoiser):
             )
         if sizes.parameter == "constant" and sizes.covariance != "none":
             self.estimate = nn.Parameter(torch.zeros(()))
+        if sizes.first_strength is not None:
+            self._begin_estimate_from(sizes.first_strength)
+
+    @torch.no_grad()
+    def _begin_estimate_from(self, strength: float) -> None:
+        value = 4 + log(expm1(strength - DEVIATION_MIN))  # what _as_strength undoes
+        if self.estimator is not None:
+            self.estimator.tail.nin_c.bias.fill_(value)
+        elif self.sizes.parameter == "constant" and self.sizes.covariance != "none":
+            self.estimate.fill_(value / self.sizes.estimate_gain)
 
     @property
     def is_told(self) -> bool:

@@ -171,9 +171,9 @@ def test_the_constant_level_can_arrive_in_the_listed_steps():
     path = sum(learning_rate(config, step) for step in range(config.steps))
     assert path == pytest.approx(0.76, abs=0.005)
     for gain, arrives in ((1.0, False), (experiment.sizes["estimate_gain"], True)):
-        net = repro.build("ssdn", parameter="constant", estimate_gain=gain, width=8)
-        net.estimate.data.fill_(path)
-        assert (255 * net(torch.rand(1, 3, 32, 32), prior=True).strength.item() > ssdn.SIGMA_255) == arrives
+        net = repro.build("ssdn", **experiment.sizes | {"estimate_gain": gain, "width": 8})
+        net.estimate.data -= path
+        assert (255 * net(torch.rand(1, 3, 32, 32), prior=True).strength.item() < ssdn.SIGMA_255) == arrives
 
 
 def test_a_step_is_described_where_it_was_measured(tmp_path, monkeypatch):
