@@ -60,6 +60,7 @@ def write_all(folder: Path) -> None:
         "ssdn_statements": lambda: blindspot_pages.describe_statements(settled),
         "ssdn_curves": lambda: blindspot_pages.describe_curves(study, folder),
         "ssdn_photograph": lambda: blindspot_pages.describe_photograph(folder),
+        "ssdn_recipe": lambda: blindspot_pages.describe_recipe(study),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),
@@ -244,7 +245,7 @@ def describe_budgets(study: Study, *methods: str) -> str:
             "budget": record["budget"],
             "steps": record["steps"],
             "hours": record["seconds"] / 3600,
-            "memory, GiB": record["peak_memory_mib"] / 1024,
+            "memory, GiB": record["peak_memory_mib"] and record["peak_memory_mib"] / 1024,
             "device": record["device"],
             "threads": record["threads"],
         }

@@ -28,7 +28,6 @@ import math
 import os
 import platform
 import re
-import resource
 import signal
 import sys
 import threading
@@ -52,7 +51,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
 import repro
-from repro.allocator import keep_freed_memory
+from repro.allocator import begin_peak, keep_freed_memory, measure_peak_mib
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
@@ -86,7 +85,8 @@ class TrainConfig:
     ``sigma_255`` is one value or a range (low, high) from which each patch draws its own. ``steps`` and
     ``seconds`` are budgets; whichever ends first ends the run. ``loss`` is "l2", "l1", or the name of a
     function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network. One that can
-    learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's.
+    learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's. Where the
+    module has ``check_training(sizes, loss, sigma_range_255, clip)``, it may refuse a configuration.
     """
 
     model: str = _field("sadnet", "the experiment")
@@ -232,6 +232,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
         fabric.barrier()
         if fabric.device.type == "cpu":
             keep_freed_memory()
+            begin_peak()
         stack.enter_context(_repeatable(fabric.device))
         stop = stack.enter_context(_signals())
         try:
@@ -273,6 +274,8 @@ class _Run:
         self.objective = LOSSES.get(config.loss) or getattr(sys.modules[type(self.net).__module__], config.loss, None)
         if self.objective is None:
             raise ReproError(f"{config.model} has no loss {config.loss!r}; there are {', '.join(LOSSES)}.")
+        if check := getattr(sys.modules[type(self.net).__module__], "check_training", None):
+            check(self.net.sizes, config.loss, config.sigma_range, config.clip)
         self.tells_real = "real" in signature(self.objective).parameters
         if config.pairs is not None:
             self._require_pairs_to_be_of_use()
@@ -774,8 +777,7 @@ def _progress(config: TrainConfig, step: int, given: Callable[[dict], None] | No
 def _peak_memory_mib(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)
+    return measure_peak_mib()
 
 
 def _warn(message: str) -> None:

@@ -17,7 +17,7 @@ from repro.models import ssdn
 from repro.models.base import count_parameters
 from repro.models.ssdn import Prior, SSDNSizes, UNetSizes, negative_log_likelihood, posterior_mean
 from repro.study.costs import measure_cost
-from repro.train import TrainConfig, learning_rate
+from repro.train import TrainConfig, learning_rate, train
 from repro.weights import from_upstream
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
@@ -555,7 +555,9 @@ def test_the_ports_window_begins_at_the_corner():
         ({"noise": "poisson"}, {"sigma": 0.1}, "poisson noise, which has events"),
         ({"noise": "poisson"}, {"events": 0}, "more than 0"),
         ({"noise": "impulse"}, {"alpha": 1.5}, "from 0 to 1"),
-        ({"parameter": "constant"}, {"sigma": 0.1}, "by itself"),
+        ({"parameter": "constant"}, {"sigma": 0.1}, "estimates the noise itself"),
+        ({"covariance": "none"}, {"sigma": 0.1}, "uses no noise model"),
+        ({}, {"sigma": torch.tensor([0.1, 0.2])}, "2 values of sigma for 1 images"),
     ],
 )
 def test_a_missing_or_foreign_level_is_a_sentence(sizes, level, says):
@@ -569,7 +571,7 @@ def test_a_missing_or_foreign_level_is_a_sentence(sizes, level, says):
         ({"noise": "salt"}, "gaussian"), ({"covariance": "half"}, "diagonal"), ({"parameter": "guess"}, "variable"),
         ({"channels": 2}, "1 .gray. or 3"), ({"noise": "impulse", "channels": 1}, "colour"),
         ({"noise": "impulse", "level": 2}, "no strength"), ({"initialisation": "zero"}, "port"),
-        ({"level": [50, 5]}, "no strength"),
+        ({"level": [50, 5]}, "no strength"), ({"parameter": "constant", "first_strength": 1000}, "at most 1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_a_sentence(sizes, says):
@@ -585,6 +587,30 @@ def test_objectives_say_what_they_need():
     ):  # fmt: skip
         with pytest.raises(ReproError, match=says):
             ssdn.n2n(repro.build(name, **SMALL, **sizes), noisy, noisy, 0)
+    with pytest.raises(ReproError, match="level=25"):
+        ssdn.blindspot(repro.build("ssdn", **SMALL), noisy, noisy, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sizes": {"level": 25}, "loss": "blindspot"}, "level 25, and would be trained on 50"),
+        ({"sizes": {"level": 25}, "loss": "blindspot", "sigma_255": (5, 25)}, "trained on 5 to 25"),
+        ({"sizes": {"level": 25}, "loss": "n2n", "sigma_255": 25, "clip": True, "model": "unet"}, "never clipped"),
+    ],
+)
+def test_training_on_other_noise_than_the_network_is_told_of_is_refused(tmp_path, settings, says):
+    settings = {"model": "ssdn", "data": "embedded-train", "steps": 1} | settings
+    config = TrainConfig(**(settings | {"sizes": SMALL | settings["sizes"]}))
+    with pytest.raises(ReproError, match=says):
+        train(config, tmp_path / "run")
+
+
+def test_impulse_noise_that_replaces_nothing_leaves_every_pixel():
+    net = repro.build("ssdn", noise="impulse", **SMALL)
+    noisy = torch.rand(1, 3, 16, 16)
+    certain = Prior(torch.full((1, 9, 16, 16), 1e-4, dtype=torch.float64), torch.zeros(1, 1, 1))
+    assert torch.equal(posterior_mean(noisy, certain, net.sizes).float(), noisy)
 
 
 def test_a_known_level_is_kept_with_the_network_for_the_training_loop():

@@ -30,6 +30,9 @@ Differences between paper, earlier reproduction and authors' code
   explain a part.
 - Initialisation. Authors: normal, gain sqrt(2), 1 for the last layer. Reproduction: gain sqrt(2 / 1.01),
   that of a leaky ReLU of slope 0.1.
+- Patches. Authors: neither turned nor mirrored, images without replacement. Here: eight orientations, with
+  replacement, as for every method of the study; gradients clipped in norm, and the weights of every method
+  averaged, which the paper does for Noise2Void.
 - Regulariser of an unknown noise level. Authors: loss minus 0.1 times the standard deviation; not for impulse
   noise; and since their gray loss is twice the negative log-likelihood, it weighs half as much there.
 - Images. Authors: padded to one square for the whole set by reflection, the noise added *afterwards*: what is
@@ -137,8 +140,8 @@ class SSDNSizes(NoiseSizes):
                 raise ValueError(f"{name} is {' or '.join(words)}, not {getattr(self, name)!r}.")
         if not 0 < self.estimate_gain < float("inf"):
             raise ValueError(f"estimate_gain is more than 0, not {self.estimate_gain}.")
-        if self.first_strength is not None and not DEVIATION_MIN < self.first_strength < float("inf"):
-            raise ValueError(f"first_strength is more than {DEVIATION_MIN}, not {self.first_strength}.")
+        if self.first_strength is not None and not DEVIATION_MIN < self.first_strength <= 1:
+            raise ValueError(f"first_strength is more than {DEVIATION_MIN} and at most 1, not {self.first_strength}.")
         if self.noise == "impulse" and self.channels == 1 and self.covariance != "none":
             raise ValueError("impulse noise has a posterior for colour images only.")
 
@@ -283,7 +286,9 @@ class SSDN(Denoiser):
 
     name = "ssdn"
     Sizes = SSDNSizes
-    halo = 320  # exact: no view reaches further; it is this far because all layers look the same way
+    # Exact but for an estimated level: no view reaches further; it is this far because all layers look the same way.
+    # Each tile of an image that is denoised in tiles has a level of its own, where one is estimated per image.
+    halo = 320
     alignment = MULTIPLE
 
     def __init__(self, sizes: SSDNSizes):
@@ -357,7 +362,8 @@ class SSDN(Denoiser):
             if value is not None and other != keyword:
                 raise ReproError(f"This {self.name} is for {family} noise, which has {keyword}, not {other}.")
         if not self.is_told and given[keyword] is not None:
-            raise ReproError(f"This {self.name} finds out about the noise by itself: it takes no {keyword}.")
+            why = "uses no noise model" if self.sizes.covariance == "none" else "estimates the noise itself"
+            raise ReproError(f"This {self.name} {why}: it takes no {keyword}.")
         if self.sizes.covariance == "none":
             return None
         if self.sizes.parameter == "constant":
@@ -377,6 +383,8 @@ class SSDN(Denoiser):
         if level.dim() > 1 or not bool(((level >= 0) & (level <= top) & level.isfinite()).all()):
             allowed = {"gaussian": "0 or more", "poisson": "more than 0", "impulse": "from 0 to 1"}[family]
             raise ReproError(f"{keyword} of {family} noise is {allowed}, one number or one per image, not {level}.")
+        if level.numel() not in (1, len(noisy)):
+            raise ReproError(f"There are {level.numel()} values of {keyword} for {len(noisy)} images.")
         return level.reshape(-1, 1, 1)
 
     @classmethod
@@ -497,7 +505,10 @@ def posterior_mean(noisy: Tensor, prior: Prior, sizes: SSDNSizes) -> Tensor:
         # Either the pixel was replaced by a uniform colour (density 1) and says nothing, or it is clean.
         kept = (1 - prior.strength.to(mean.dtype)) * normal_density(y - mean, covariance.plus(*3 * [EPSILON]))
         replaced = prior.strength.to(mean.dtype).expand_as(kept)
-        return (replaced[:, None] * mean + kept[:, None] * y) / (replaced + kept)[:, None]
+        total = (replaced + kept)[:, None]
+        mixed = (replaced[:, None] * mean + kept[:, None] * y) / total
+        # With alpha = 0 nothing is replaced, and the density of an unlikely colour may be 0 to a computer.
+        return mixed.where(total > 0, y)
     variance = noise_deviation(mean, prior.strength, sizes.noise).square()
     if sizes.channels == 1:
         return (y * covariance + mean * variance) / (covariance + variance)
@@ -576,6 +587,8 @@ def blindspot(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor
     noisy, level = draw_noise(noisy, clean, sizes)
     if sizes.covariance == "none":
         return _power_loss(net(noisy), noisy, sizes, step)
+    if sizes.parameter == "known" and not level:
+        raise ReproError("Training with a known noise level needs it among the sizes of the network: level=25, say.")
     prior = net(noisy, prior=True, **(level if sizes.parameter == "known" else {}))
     return negative_log_likelihood(noisy, prior, sizes)
 
@@ -685,7 +698,7 @@ def draw_noise(noisy: Tensor, clean: Tensor, sizes: NoiseSizes) -> tuple[Tensor,
 def draw_second(clean: Tensor, sizes: NoiseSizes, level: dict[str, Tensor | float]) -> Tensor:
     """Fresh noise of ``level`` (from :func:`draw_noise`) on ``clean``."""
     if not level:
-        raise ReproError("A second draw of the noise needs its level among the sizes of the network.")
+        raise ReproError("A second draw of the noise needs its level among the sizes of the network: level=25, say.")
     (value,) = level.values()
     each = torch.as_tensor(value, dtype=clean.dtype, device=clean.device).reshape(-1, 1, 1, 1)
     if sizes.noise == "poisson":
@@ -703,6 +716,19 @@ def _power_loss(estimate: Tensor, target: Tensor, sizes: NoiseSizes, step: int) 
         raise ReproError("Impulse noise needs anneal_steps, the length of training, among the sizes of the network.")
     power = max(0.5, 2 - 2 * step / sizes.anneal_steps)
     return ((estimate - target).abs() + 1e-8).pow(power).mean()
+
+
+def check_training(sizes: NoiseSizes, loss: str, sigma_range_255: tuple[float, float], clip: bool) -> None:
+    """A ReproError where the training loop's noise is not the noise that the objective ``loss`` goes by."""
+    if sizes.noise != "gaussian" or sizes.level is None:
+        return
+    drawn_here = sizes.level_range[0] != sizes.level_range[1]
+    if not drawn_here and sizes.level_range != sigma_range_255:
+        low, high = sigma_range_255
+        trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        raise ReproError(f"The network is told of noise of level {sizes.level:g}, and would be trained on {trained}.")
+    if clip and (drawn_here or loss in ("n2n", "n2v_port")):
+        raise ReproError(f"The objective {loss} draws noise of its own here, which is never clipped.")
 
 
 # --- initialisation, names -------------------------------------------------------------------------------------------

@@ -179,10 +179,11 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
     """Train (or resume), evaluate, measure and publish one seed; returns the folder of its record."""
     import torch
 
-    from repro.allocator import keep_freed_memory
+    from repro.allocator import begin_peak, keep_freed_memory
     from repro.evaluate import evaluate
 
     keep_freed_memory()
+    begin_peak()
     folder = _workplace(experiment, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _locked(folder):
@@ -283,6 +284,7 @@ def _measure_gradients(net, experiment: Experiment) -> pd.DataFrame:
 
 
 def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
+    from repro.allocator import measure_peak_mib
     from repro.data import catalog
 
     home = _home(results, experiment, seed)
@@ -315,7 +317,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "started": summary.get("started", environment["started"]),
         "seconds": summary.get("seconds", 0.0),
         "steps": summary.get("steps", 0),
-        "peak_memory_mib": max(summary.get("peak_memory_mib", 0), records.measure_peak_memory_mib()),
+        "peak_memory_mib": summary.get("peak_memory_mib") or measure_peak_mib(),
         "parameters": sum(p.numel() for p in net.parameters()),
         "data": [{"name": s.name, "images": s.images, "sha256": s.sha256} for s in sets],
         "evaluations": evaluations,

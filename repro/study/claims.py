@@ -22,18 +22,19 @@ note           how it is printed, blind or not, what contradicts it
 Vocabulary of ``metric``
 ------------------------
 outcomes       psnr, ssim, psnr_gain, psnr_loss, parameters, flops, time, training_time, gpu_memory,
-               cpu_memory, noise_map_l1, noise_map_psnr, size_ratio, time_ratio (how many times the other's)
+               cpu_memory, clock, noise_map_l1, noise_map_psnr, size_ratio, time_ratio (how many times the
+               other's)
 statements     ordering: value +1, the method (or the first of ``a over b``) is the better one
                direction: value +1, the effect the note describes is there; value 0, there is no difference
 architecture   modules, units, layers, copies,
                kernel, channels, channels_in, channels_out, input_channels, output_channels, stride, scales,
                dilation_rate, dilation_rates, compression_ratio, channel_ratio, leaky_slope, non_linearity,
                modulation_min, modulation_max, stages, blocks
-protocol       epochs, patience, gradient_weight, probability, estimate_factor,
+protocol       epochs, patience, gradient_weight, probability, choices, estimate_factor, precision, workers,
                batch, patch, beta1, beta2, epsilon, learning_rate, learning_rate_factor, halve_every_steps,
                loss_norm, rotation, sigma_255, noise_levels, gpus, image_height, image_width, iterations,
-               iterations_ratio
-data           images, samples, patches, scenes, resolution (and patch, where no method is named)
+               iterations_ratio, percentile
+data           images, samples, patches, scenes, resolution, iso (and patch, where no method is named)
 """
 
 from fnmatch import fnmatchcase
@@ -51,7 +52,7 @@ COLUMNS = (
 
 OUTCOMES = {
     "psnr", "ssim", "psnr_gain", "psnr_loss", "parameters", "flops", "time", "training_time", "gpu_memory",
-    "cpu_memory", "noise_map_l1", "noise_map_psnr", "size_ratio", "time_ratio",
+    "cpu_memory", "clock", "noise_map_l1", "noise_map_psnr", "size_ratio", "time_ratio",
 }  # fmt: skip
 STATEMENTS = {"ordering", "direction"}
 ARCHITECTURE = {
@@ -61,12 +62,12 @@ ARCHITECTURE = {
     "non_linearity", "modulation_min", "modulation_max", "stages", "blocks",
 }  # fmt: skip
 PROTOCOL = {
-    "epochs", "patience", "gradient_weight", "probability", "estimate_factor",
+    "epochs", "patience", "gradient_weight", "probability", "choices", "estimate_factor", "precision", "workers",
     "batch", "patch", "beta1", "beta2", "epsilon", "learning_rate", "learning_rate_factor",
     "halve_every_steps", "loss_norm", "rotation", "sigma_255", "noise_levels", "gpus", "image_height",
-    "image_width", "iterations", "iterations_ratio",
+    "image_width", "iterations", "iterations_ratio", "percentile",
 }  # fmt: skip
-DATA = {"images", "samples", "patches", "scenes", "resolution"}
+DATA = {"images", "samples", "patches", "scenes", "resolution", "iso"}
 METRICS = OUTCOMES | STATEMENTS | ARCHITECTURE | PROTOCOL | DATA
 
 SOURCES = {
@@ -78,7 +79,7 @@ SOURCES = {
 }
 
 # Papers that the sources copy numbers from, and that are no source of their own here.
-CITED = {"ssdn": "Laine et al., SSDN, NeurIPS 2019"}
+CITED = {"ssdn": "Laine et al., SSDN, NeurIPS 2019", "gradnet": "Liu et al., GradNet, CVPRW 2020"}
 
 # Printed name and colour -> name in repro.data.catalog. The sets that are missing here cannot be had freely.
 DATASETS = {

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from repro.models import build
+from repro.models.gradnet import SOBEL
 from repro.study import claims as ledger
 from repro.study import verdicts
 from repro.study.statistics import bootstrap, compare
@@ -50,12 +51,15 @@ REAL_COLUMNS = {
 }
 REAL_PHOTOGRAPHS = "cc15"
 SEEN = "it was measured on the folder that the networks had been trained on, and SIDD must be asked for"
+PAPER = ("paper", "DnCNN, paper")  # variants of the values that 003 gives for the paper
 EXCHANGED = "GradNet + DnCNN, BM3D gradients"  # the column in which gradients are exchanged after training
 
 
 def settle(claim: pd.Series, study: Study) -> Verdict | None:
     """The verdict on a claim of 003, or None where the rules for all sources have one."""
     metric = claim["metric"]
+    if metric == "psnr" and not claim["dataset"]:
+        return verdicts._untested(claim, study, "its pictures are lost: what was measured is not said", waits=False)
     if claim["dataset"] == "SIDD" and metric == "psnr":
         return verdicts._untested(claim, study, SEEN, waits=False)
     if claim["dataset"] == "SIDD" and metric == "ordering":
@@ -76,6 +80,9 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
         "probability",
         "epochs",
         "patience",
+        "choices",
+        "precision",
+        "workers",
         "estimate_factor",
         "gradient_weight",
     }:
@@ -207,6 +214,8 @@ def _read_gradients(study: Study, sigma_255: float) -> tuple[Group, pd.DataFrame
 
 def _settle_exchange_without_effect(claim: pd.Series, study: Study) -> Verdict:
     """Printed equal to three decimals; ours are equal where they agree to that."""
+    if claim["dataset"] == "SIDD":
+        return verdicts._untested(claim, study, SEEN, waits=False)
     found = _read_gradients(study, claim["sigma_255"])
     if found is None:
         return verdicts._untested(claim, study, "no network's gradients were exchanged yet")
@@ -218,6 +227,17 @@ def _settle_exchange_without_effect(claim: pd.Series, study: Study) -> Verdict:
     what = f"BM3D's gradients change {paired.mean:+.3f} dB, none at all {nothing.mean:+.3f} dB"
     word = NOT_REPRODUCED if abs(paired.mean) > 0.0005 else DIRECTION if group.smaller else REPRODUCED
     return Verdict(claim["id"], word, f"{what}, on a network trained here.", **facts)
+
+
+def _settle_against_paper(claim: pd.Series, study: Study) -> Verdict:
+    """What is said of two values that are both printed: the paper's, as 003 gives it, and 003's own."""
+    column = ledger.find(study.claims, source="003", table="Results", metric="psnr", dataset=claim["dataset"])
+    column = column[(column["method"] == claim["method"]) & column["variant"].isin(["", "16 layers", "DnCNN", *PAPER])]
+    first = column["variant"].isin(PAPER) == claim["variant"].startswith("paper")
+    pairs = list(zip(column.loc[first, "number"], column.loc[~first, "number"], strict=True))
+    told = ", ".join(f"{one:g} against {other:g}" for one, other in pairs)
+    holds = all(one > other for one, other in pairs)
+    return verdicts.judge_by_own_numbers(claim, holds, f"Printed: {told} dB.")
 
 
 def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
@@ -288,6 +308,8 @@ def _settle_channel_count(claim: pd.Series, study: Study) -> Verdict:
 
 DIRECTIONS: dict[str, Callable[[pd.Series, Study], Verdict]] = {
     "exchanged gradients": _settle_exchange_without_effect,
+    "paper above 003": _settle_against_paper,
+    "003 above paper": _settle_against_paper,
     "gradient loss": _settle_gradient_loss,
     "5 times the estimate": _settle_estimate,
     "patches break": _settle_breaking_patches,
@@ -311,7 +333,13 @@ LAYERS = {
     ("channels", "features"): lambda net: net.first.out_channels,
     ("channels", "gradient"): lambda net: net.sizes.inner_width - net.sizes.width,
     ("output_channels", "reconstruction"): lambda net: net.last.out_channels,
+    ("kernel", "gradient, horizontal"): lambda net: len(SOBEL),
+    ("kernel", "gradient, vertical"): lambda net: len(SOBEL.T),
     ("modules", ""): lambda net: len(net.body.stages),
+    ("modules", "mixup"): lambda net: len(_build("gradnet-impl", "mixup").body.stages),
+    ("layers", "attention, convolutions"): lambda net: sum(
+        isinstance(m, torch.nn.Conv2d) for m in net.body.stages[0].attention.modules()
+    ),
     ("units", ""): lambda net: len(net.body.stages[0].units),
     ("units", "mixup"): lambda net: len(_build("gradnet-impl", "mixup").body.stages[0].units),
     ("copies", "mixup"): lambda net: (

@@ -13,9 +13,7 @@ stages.csv    where the experiment asks for it: one row per image and stage (:mo
 import json
 import os
 import platform
-import resource
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -43,7 +41,7 @@ FIELDS = {
     "started": str,
     "seconds": (float, int),
     "steps": int,
-    "peak_memory_mib": int,
+    "peak_memory_mib": (int, type(None)),  # of the training, or of what is measured instead; None where not known
     "parameters": int,
     "data": list,
     "evaluations": list,
@@ -213,12 +211,6 @@ def name_cpu() -> str:
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name}, {cores} cores"
-
-
-def measure_peak_memory_mib() -> int:
-    """Largest resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -26,6 +26,7 @@ class Table:
     title: str
     paper: str  # shell pattern of claim ids
     reproduction: str = ""
+    printed_in: str = "paper"  # what the printed values' column is called
 
 
 TABLES = {
@@ -40,6 +41,8 @@ TABLES = {
         "001-t7-*",
         "000-s5-time-replication",
     ),
+    "ssdn": Table("SSDN and its baselines, colour, PSNR in dB (Table 1)", "002-t1-*", printed_in="reproduction"),
+    "gradnet": Table("GradNet, PSNR in dB (Results)", "003-results-*", printed_in="reproduction"),
     "scaoednet-dnd": Table("ScaoedNet on DND (Table 1)", "004-t1-*"),
     "scaoednet-sidd": Table("ScaoedNet on SIDD (Table 2)", "004-t2-*"),
     "scaoednet-stages": Table("ScaoedNet by number of stages (Table 3)", "004-t3-*"),
@@ -146,7 +149,8 @@ def render(cells: pd.DataFrame, name: str, sets_at_once: int = 3) -> str:
             grey = ' class="untested"' if row in reasons else ""
             body += f"<tr{grey}><th>{escape(row)}</th>{cells_html}{why}</tr>"
         head = "".join(f'<th colspan="{len(kinds[column])}">{escape(column)}</th>' for column in shown)
-        below = "".join(f"<th>{kind}</th>" for column in shown for kind in kinds[column])
+        names = {"paper": TABLES[name].printed_in}
+        below = "".join(f"<th>{names.get(kind, kind)}</th>" for column in shown for kind in kinds[column])
         why = '<th rowspan="2">why not</th>' if reasons else ""
         parts.append(
             f'<div class="study-table"><table class="study"><caption>{escape(TABLES[name].title)}</caption><thead>'

@@ -68,7 +68,6 @@ def test_the_environment_is_told_completely():
     assert told["versions"].keys() >= {"python", "torch", "numpy"}
     assert len(told["commit"].removesuffix("+changes")) == 40 or told["commit"] == "not a repository"
     assert told["threads"] >= 1
-    assert records.measure_peak_memory_mib() > 50
 
 
 def test_images_are_named_by_text_even_where_all_names_are_numbers(make_record):
