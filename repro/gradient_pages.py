@@ -16,22 +16,31 @@ from repro.metrics import psnr_db
 from repro.models import MODELS
 from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
-from repro.study.statistics import compare
+from repro.study.statistics import Interval, compare
 from repro.study.verdicts import Study
 
+NONE_EXCHANGED = "No network was given other gradients yet."
 NOT_YET = "No GradNet is trained yet; `repro campaign --only 'gradnet-*'` runs the experiments that are listed."
 LEVELS = (25.0, 50.0)
-# Experiment -> the neighbour from which it differs in one suspect.
+# Experiment -> its neighbour, and what the two differ in.
 SUSPECTS = {
-    "gradnet-naive-clipped": "gradnet-naive-image-level",
-    "gradnet-naive-pixel-level": "gradnet-naive-image-level",
-    "gradnet-dncnn": "gradnet-none",
-    "gradnet-impl-dncnn": "gradnet-dncnn",
-    "gradnet-impl-mixup": "gradnet-impl-dncnn",
-    "gradnet-impl-lambda-0": "gradnet-impl-dncnn",
-    "gradnet-impl-pixel-level": "gradnet-impl-dncnn",
-    "gradnet-impl-bm3d": "gradnet-impl-dncnn",
+    "gradnet-naive-residual": ("gradnet-naive", "learns the noise"),
+    "gradnet-naive-clipped": ("gradnet-naive-image-level", "clipped in training"),
+    "gradnet-naive-pixel-level": ("gradnet-naive-clipped", "level for every value"),
+    "gradnet-noisy": ("gradnet-none", "fusion, of what is there anyway"),
+    "gradnet-dncnn": ("gradnet-noisy", "a denoised gradient"),
+    "gradnet-mskresnet": ("gradnet-noisy", "a denoised gradient"),
+    "gradnet-add": ("gradnet-dncnn", "addition"),
+    "gradnet-impl-dncnn": ("gradnet-add", "normalisation, reduction, biases, first weights"),
+    "gradnet-impl-mixup-4-units": ("gradnet-impl-dncnn", "copies of the gradient"),
+    "gradnet-impl-mixup": ("gradnet-impl-mixup-4-units", "three units"),
+    "gradnet-impl-lambda-0": ("gradnet-impl-dncnn", "loss without gradients"),
+    "gradnet-impl-clipped": ("gradnet-impl-dncnn", "clipped in training"),
+    "gradnet-impl-pixel-level": ("gradnet-impl-clipped", "level for every value"),
+    "gradnet-impl-noisy": ("gradnet-impl-dncnn", "the noisy image's gradient"),
+    "gradnet-impl-bm3d": ("gradnet-impl-dncnn", "BM3D's gradient"),
 }
+REAL = ("cc15", "nam25", "sidd_samples")  # photographs of other sets than those that are trained on
 CROP = 160  # side of the pictures of the classical line, in pixels
 SIGMA_255 = 25
 
@@ -62,24 +71,76 @@ def describe_suspects(study: Study) -> str:
     body = ""
     for experiment in study.experiments:
         group = groups.get(experiment.name)
-        if not experiment.name.startswith("gradnet-") or group is None:
+        listed = experiment.name.startswith("gradnet-") and experiment.budget == "cpu"
+        if not listed or group is None or group.first.find_evaluation("kodak24", LEVELS[0]) is None:
             continue
-        cells = [escape(experiment.why)]
+        other, change = SUSPECTS.get(experiment.name, ("", ""))
+        neighbour = groups.get(other)
+        cells = [f"<code>{experiment.name}</code>: {escape(experiment.why)}"]
+        cells.append(f"{escape(change)} (<code>{other}</code>)" if other else "")
         for level in LEVELS:
-            values = [_mean(group, f"kodak24-{level:g}{ending}") for ending in ("", "-clipped")]
-            cells.append(" / ".join(values))
-            neighbour = groups.get(SUSPECTS.get(experiment.name, ""))
-            evaluation = group.first.find_evaluation("kodak24", level)
-            if neighbour is None or evaluation is None:
-                cells.append("")
-                continue
-            paired = compare(group.per_image(evaluation["name"]), neighbour.per_image(evaluation["name"]))
-            cells.append(f"{paired.mean:+.2f} [{paired.low:+.2f}, {paired.high:+.2f}]")
+            name = f"kodak24-{level:g}"
+            cells.append(" / ".join(_mean(group, f"{name}{ending}") for ending in ("", "-clipped")))
+            both = neighbour and all(level in _levels(side) for side in (group, neighbour))
+            cells.append(_show(compare(group.per_image(name), neighbour.per_image(name))) if both else "")
         body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     if not body:
         return NOT_YET
-    head = ("suspect", "sigma 25, as it is / clipped", "against its neighbour", "sigma 50", "against its neighbour")
+    head = ("network", "differs in", "sigma 25, as it is / clipped", "what it changes", "sigma 50", "what it changes")
     return _table("PSNR in dB on Kodak24, and what one change does, with 95 % intervals", head, body)
+
+
+def describe_findings(study: Study) -> str:
+    """Which changes weigh most, from the records that there are: the answer to the chapter's question so far."""
+    groups = {group.first["experiment"]: group for group in study.groups}
+    sentences = []
+    own = groups.get("gradnet-naive-003")
+    for level in LEVELS if own else ():
+        clipped = compare(own.per_image(f"kodak24-{level:g}-clipped"), own.per_image(f"kodak24-{level:g}"))
+        sentences.append(
+            f"The slides' own DnCNN, trained on clipped noise, gains {_show(clipped)} dB at sigma {level:g} where the "
+            "noise of the test is clipped as well."
+        )
+    effects = []
+    for name, (other, change) in SUSPECTS.items():
+        if name in groups and other in groups and all(LEVELS[1] in _levels(groups[side]) for side in (name, other)):
+            one, two = (groups[side].per_image("kodak24-50") for side in (name, other))
+            effects.append((compare(one, two), change, name))
+    telling = sorted((e for e in effects if e[0].sign), key=lambda effect: -abs(effect[0].mean))
+    if telling:
+        each = "; ".join(f"{change} ({name}), {_show(paired)} dB" for paired, change, name in telling[:4])
+        tried = f"Of {len(effects)} changes that were tried one at a time"
+        sentences.append(f"{tried}, these weigh most at sigma 50: {each}.")
+    missing = [name for name, (other, _) in SUSPECTS.items() if not {name, other} <= groups.keys()]
+    if missing:
+        sentences.append(f"Not measured yet: {', '.join(missing)}.")
+    return " ".join(sentences)
+
+
+def describe_real(study: Study) -> str:
+    """PSNR on photographs with real noise of GradNet, its naive denoiser and BM3D."""
+    rows = []
+    for group in study.groups:
+        about = group.first
+        real = about["experiment"] in ("gradnet-real-naive", "gradnet-real", "bm3d-estimated", "bm3d-estimated-times-5")
+        if real:
+            rows.append((about["experiment"], [_mean(group, name) for name in REAL]))
+    if not rows:
+        return "Not measured yet: `repro campaign --only 'gradnet-real*' --only 'bm3d-estimated*'` does it."
+    body = "".join(
+        f"<tr><td><code>{name}</code></td>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
+        for name, values in rows
+    )
+    return _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
+
+
+def _show(paired: Interval) -> str:
+    return f"{paired.mean:+.2f} [{paired.low:+.2f}, {paired.high:+.2f}]"
+
+
+def _levels(group) -> set[float]:
+    """Noise levels at which a group was tested on Kodak24."""
+    return {about["sigma_255"] for about in group.first["evaluations"] if about["dataset"] == "kodak24"}
 
 
 def _mean(group, evaluation: str) -> str:
@@ -96,14 +157,17 @@ def describe_gradients(study: Study) -> str:
         summary = gradients.summarise(record.gradients)
         for level, rows in summary.groupby("sigma_255"):
             changes = {row.gradient: f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()}
-            cells = [record["variant"], f"{level:g}", *(changes.get(kind, "") for kind in gradients.KINDS[1:])]
+            at = record.gradients[record.gradients["sigma_255"] == level]
+            own = at.loc[at["gradient"] == "own", "psnr_db"].mean()
+            told = [changes.get(kind, "") for kind in gradients.KINDS[1:]]
+            cells = [record["experiment"], f"{level:g}", f"{own:.2f}", *told]
             body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         own = record.gradients[record.gradients["gradient"] == "own"]
         loss, shown = own[["gradient_loss", "gradient_loss_displayed"]].mean()
-        losses.append(f"{record['variant']}: {loss:.3f}, shown as {shown:.4f}")
+        losses.append(f"{record['experiment']}: {loss:.3f}, shown as {shown:.4f}")
     if not body:
-        return NOT_YET
-    head = ("network", "sigma", *gradients.KINDS[1:])
+        return NONE_EXCHANGED
+    head = ("network", "sigma", "PSNR with its own", *gradients.KINDS[1:])
     table = _table("Change of PSNR in dB against the network's own gradient, with 95 % intervals", head, body)
     return (
         f"{table}\n\nThe mean gradient loss, and what is left of it after a second division by 48: {'; '.join(losses)}."

@@ -63,6 +63,8 @@ def write_all(folder: Path) -> None:
         "ssdn_recipe": lambda: blindspot_pages.describe_recipe(study),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
+        "gradnet_findings": lambda: gradient_pages.describe_findings(study),
+        "gradnet_real": lambda: gradient_pages.describe_real(study),
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),
         "gradnet_gradients": lambda: gradient_pages.describe_gradients(study),
         "gradnet_line": lambda: gradient_pages.describe_line(folder),

@@ -376,8 +376,13 @@ class _Run:
             return
         decay = min(self.config.ema_decay, self.step / (self.step + 9))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.net.parameters()), 1 - decay)
+        # The statistics of batch normalisation are a mean over the last ten batches: averaged like the weights, or
+        # whatever these happened to show would decide the result.
         for average, buffer in zip(self.averaged.buffers(), self.net.buffers(), strict=True):
-            average.copy_(buffer)
+            if average.is_floating_point():
+                average.lerp_(buffer, 1 - decay)
+            else:
+                average.copy_(buffer)
 
     def _agree(self, seconds: float, stopped: bool) -> tuple[float, bool]:
         """All processes go by the latest clock, and stop together."""

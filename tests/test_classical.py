@@ -69,6 +69,18 @@ def test_flat_one_coloured_and_tiny_images(name, channels):
         assert estimate.shape == (channels, *size) and estimate.isfinite().all()
 
 
+@pytest.mark.parametrize("factor", [1.0, 5.0])
+@pytest.mark.parametrize("name", sorted(TOLD))
+def test_an_estimated_level_of_flat_and_tiny_images_is_a_number(name, factor):
+    net = repro.build(name, noise="estimated", factor=factor)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        colour, texture = torch.rand(3, 1, 1, generator=generator), torch.rand(2, 18, 18, generator=generator)
+        for flat in (colour, colour.expand(3, 20, 20).contiguous()):
+            assert (run(net, flat) - flat).abs().max() < 1e-4
+        assert run(net, torch.cat([texture, torch.zeros(1, 18, 18)])).isfinite().all(), "one channel without values"
+
+
 def test_bm3d_of_a_gray_picture_in_colour_and_of_a_flat_corner(photograph):
     """What broke document 003's training: an opponent colour without any range."""
     net = repro.build("bm3d")

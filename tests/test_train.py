@@ -373,6 +373,19 @@ def run_without_files(config, folder):
     return training._Run(config, folder, Fabric(accelerator="cpu"), quiet)
 
 
+def test_statistics_of_batches_are_averaged_like_the_weights(tmp_path):
+    sizes = {"depth": 3, "width": 4}
+    run = run_without_files(replace(TINY, model="dncnn", sizes=sizes, ema_decay=0.6), tmp_path)
+    (name,) = (name for name, _ in run.net.named_buffers() if name.endswith("running_var"))
+    average, generator = run.net.get_buffer(name).clone(), torch.Generator().manual_seed(0)
+    for step, spread in enumerate((0.1, 1.0, 5.0), 1):
+        run._update(*(spread * torch.rand(2, 2, 3, 16, 16, generator=generator)))
+        average.lerp_(run.net.get_buffer(name), 1 - min(0.6, step / (step + 9)))
+    torch.testing.assert_close(run.averaged.get_buffer(name), average)
+    assert not torch.allclose(average, run.net.get_buffer(name))
+    assert next(b for n, b in run.averaged.named_buffers() if n.endswith("num_batches_tracked")) == 3
+
+
 def test_weight_averaging_and_updates(tmp_path):
     """Three steps by hand: AdamW from its paper, in float64, and the average from its definition."""
     config = replace(TINY, clip_norm=0.01, weight_decay=0.1, ema_decay=0.6)

@@ -99,8 +99,9 @@ class Filter(Denoiser):
 
     def _filter_one(self, image: np.ndarray, sigma: float) -> Tensor:
         height, width = image.shape[:2]
-        sigma = self._measure_noise(image) if getattr(self.sizes, "noise", None) == "estimated" else sigma
-        if self.needs_sigma and sigma == 0:
+        estimated = getattr(self.sizes, "noise", None) == "estimated"
+        sigma = self._measure_noise(image) if estimated else sigma
+        if (self.needs_sigma or estimated) and sigma == 0:
             clean = image
         else:
             grown = [(0, max(self.smallest - side, 0)) for side in (height, width)]
@@ -119,14 +120,15 @@ def estimate_noise(image: np.ndarray) -> float:
     """Standard deviation of the noise in [H, W, C], in its units: mean over the channels of scikit-image's estimate.
 
     That is the median of the finest diagonal wavelet coefficients (D. Donoho, I. Johnstone: Ideal Spatial
-    Adaptation by Wavelet Shrinkage. Biometrika 81(3), 1994). Nothing but the noisy image goes into it.
+    Adaptation by Wavelet Shrinkage. Biometrika 81(3), 1994). Nothing but the noisy image goes into it. A channel
+    without any such coefficient, of one value throughout, has no noise.
     """
     from skimage.restoration import estimate_sigma
 
     padded = np.pad(image, [*((0, max(16 - side, 0)) for side in image.shape[:2]), (0, 0)], mode="symmetric")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a last axis of length 1
-        return float(np.mean(estimate_sigma(padded, channel_axis=-1)))
+        return float(np.mean(np.nan_to_num(estimate_sigma(padded, channel_axis=-1))))
 
 
 # --- windows of ranks and means -----------------------------------------------------------------------------

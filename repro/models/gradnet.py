@@ -26,8 +26,11 @@ own, so that each can be put on trial alone.
 - Mixup. 003 only: the three gradient channels, twelve times over, interlaced with the features. 003 says "same
   structure"; its configuration has three units to a module instead of four.
 - Last layer of 003: 3x3 (1x1 in its first versions).
-- Naive estimate. Authors: not clipped; their training script as published takes the gradient of the noisy image
-  instead, and leaves the second loss out. 003: a DnCNN or BM3D. Here: not clipped, no gradient flows into it.
+- Naive estimate. Authors: MSKResNet without gradients, not clipped; their training script as published takes the
+  gradient of the noisy image instead, and leaves the second loss out. 003: a DnCNN or BM3D, clipped in validation
+  alone; on Gaussian noise its BM3D is told a level for every value, which the package takes for a power spectrum and
+  returns the noisy image. Here: not clipped, no gradient flows into it, and BM3D is told the level.
+- Channels. Authors: blue, green, red, in images and so in their checkpoints. 003 and here: red, green, blue.
 - Loss. Paper and authors: sums. 003: means, "the grad loss reaches 10^5 if using a sum".
 - Terms. What is a unit and a module here is a block and a unit in the authors' code.
 - Magnitude. Its derivative at 0 is not a number in both codes. Here: 0.
@@ -491,7 +494,8 @@ def pixelwise(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None 
 
 
 def pixelwise_l2(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
-    """Mean squared error on such noise: 003's DnCNN, which is this network with body "dncnn" and no fusion."""
+    """Mean squared error on such noise, as 003 trains its DnCNN: this network with body "dncnn" and no fusion, but for
+    first weights and the biases of its inner layers."""
     noisy = _redraw(noisy, clean, real)
     return F.mse_loss(_estimate(net, noisy, clean), clean)
 

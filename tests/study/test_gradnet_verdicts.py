@@ -91,23 +91,52 @@ def test_exchanged_gradients(make, change, word):
     ours = make("b", 30.0, "gradnet-impl", "DnCNN, width 16", changes=kinds)
     verdict = settled("003-direction-kodak24-25-exchanged-gradients", ours)
     assert verdict.word == word and verdict.difference == pytest.approx(change)
-    assert settled("003-direction-gradient-loss-zero", ours).ours == pytest.approx(0.2)
+    assert settled("003-direction-gradient-loss-zero", ours).word == NOT_TESTABLE, "it speaks of BM3D, too"
+    bm3d = make("c", 30.0, "gradnet-impl", "BM3D, width 16", changes=kinds)
+    loss = settled("003-direction-gradient-loss-zero", bm3d, ours)
+    assert loss.word == NOT_REPRODUCED and loss.ours == pytest.approx(0.2), "0.0 and 0.0: no difference"
+    mixup = make("a", 30.0, "gradnet-impl", "DnCNN, mixup, width 16", changes=kinds)
+    assert settled("003-direction-kodak24-25-exchanged-gradients", mixup).word == NOT_TESTABLE, "another network"
     page = gradient_pages.describe_gradients(Study(LEDGER, EXPERIMENTS, [ours]))
     assert "-1.000" in page and f"{0.2 / 48:.4f}" in page
 
 
 def test_what_follows_from_the_code_alone():
     assert settled("003-direction-patches-break-bm3d").word == REPRODUCED
+    brighter = settled("003-direction-awgn-brightens")
+    assert "Without clipping" in brighter.reason and " -0.0 gray" in brighter.reason.replace("+0.0", "-0.0")
+    assert settled("003-direction-dncnn-above-paper").word == NOT_TESTABLE, "the document's own values"
+    assert settled("003-pictures-2").word == NOT_TESTABLE
     assert settled("003-direction-concatenation-grows").word == NOT_REPRODUCED
     assert settled("003-architecture-mixup-units").word == NOT_REPRODUCED
     assert settled("003-architecture-mixup-copies").word == REPRODUCED
 
 
+def test_gradnet_is_held_against_its_own_naive_denoiser(make):
+    slides = make("gradnet-naive-003", 27.0, "dncnn", "16 layers", steps=0)
+    naive = make("gradnet-naive", 25.0, "dncnn", "16 layers, width 32")
+    ours = make("b", 26.0, "gradnet-impl", "DnCNN, width 16", sizes={"naive_weights": "gradnet-naive"})
+    verdict = settled("003-order-kodak24-25-gradnet-dncnn-over-dncnn", slides, naive, ours)
+    assert (verdict.word, verdict.evidence) == (DIRECTION, "b-seed0 gradnet-naive-seed0")
+
+
+def test_every_suspect_is_a_row_of_the_list_as_is_its_neighbour():
+    names = {experiment.name for experiment in EXPERIMENTS}
+    assert {*gradient_pages.SUSPECTS, *(other for other, _ in gradient_pages.SUSPECTS.values())} <= names
+
+
+def test_what_was_found_and_what_is_missing_is_said(make):
+    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
+    assert told.startswith("Not measured yet: gradnet-naive-residual")
+    assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))
+
+
 def test_the_fragments_of_the_chapter(make, tmp_path, monkeypatch):
     reference = make("gradnet-none", 29.0, "gradnet", "none, width 16")
+    noisy = make("gradnet-noisy", 29.2, "gradnet", "noisy, width 16", wiggle=WIGGLE)
     other = make("gradnet-dncnn", 29.5, "gradnet", "DnCNN, width 16", wiggle=WIGGLE)
-    page = gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, [reference, other]))
-    assert "29.50" in page and "+0.50 [" in page
+    page = gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, [reference, noisy, other]))
+    assert "29.50" in page and "+0.30 [" in page and "a denoised gradient (<code>gradnet-noisy</code>)" in page
     assert "campaign" in gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, []))
     monkeypatch.setattr(gradient_pages, "CROP", 24)
     line = gradient_pages.describe_line(tmp_path)
