@@ -67,7 +67,8 @@ def describe_statements(settled: pd.DataFrame) -> str:
         where = f", {claim['dataset']}" if claim["dataset"] else ""
         what = f"{claim['method']}, {claim['variant'] or claim['metric'].replace('_', ' ')}{where}"
         if claim["metric"] not in ledger.STATEMENTS:
-            what += f": {claim['metric'].replace('_', ' ')} {claim['value']} {claim['unit']}".rstrip()
+            metric = "PSNR" if claim["metric"] == "psnr" else claim["metric"].replace("_", " ")
+            what += f": {metric} {claim['value']} {claim['unit']}".rstrip()
         items.append(f"- {escape(what)}. {pages.show_verdict(claim['word'])}: {escape(claim['reason'])}")
     return "\n".join(items)
 
@@ -240,7 +241,8 @@ def describe_conventions(study: Study) -> str:
     )
     gaps = {name: _reported_db(study, name) - original for name, original in ssdn.ORIGINAL_DB.items()}
     wanted = gaps["BSD300"] - gaps["KODAK"]
-    raising = [s for s in shifts if s.dataset == "bsd300test" and s.shift and s.shift.sign and s.towards_report_db > 0]
+    raising = [s for s in shifts if s.dataset == "bsd300test" and s.shift and s.shift.sign]
+    raising = [s for s in raising if s.towards_report_db >= 0.005]  # what two digits can show
     raising.sort(key=lambda s: -s.towards_report_db)
     named = "; ".join(f"{s.convention}{' by the original' if s.originals else ''}, {s.towards_report_db:+.2f} dB"
                       for s in raising)  # fmt: skip
