@@ -138,12 +138,17 @@ def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float
     halo = HALO_OF_WHOLE if net.halo is None else net.halo
     clean = torch.empty_like(image, memory_format=torch.contiguous_format)
     tiles = list(product(_cut(height, tile, net.alignment), _cut(width, tile, net.alignment)))
-    for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
+
+    def surround(top: int, bottom: int, left: int, right: int) -> tuple[Tensor, tuple]:
+        """A tile with its surroundings, and where it lies in them."""
         above, before = max(top - halo, 0), max(left - halo, 0)
-        estimate = _run(net, image[..., above : bottom + halo, before : right + halo], **level)
-        clean[..., top:bottom, left:right] = estimate[
-            ..., top - above : bottom - above, left - before : right - before
-        ]
+        core = (..., slice(top - above, bottom - above), slice(left - before, right - before))
+        return image[..., above : bottom + halo, before : right + halo], core
+
+    level |= net.look_over(surround(*rows, *columns) for rows, columns in tiles)
+    for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
+        window, core = surround(top, bottom, left, right)
+        clean[..., top:bottom, left:right] = _run(net, window, **level)[core]
     return clean
 
 
@@ -172,8 +177,9 @@ def _run(net: Denoiser, noisy: Tensor, sigma: float | None = None, **level: floa
     noisy = noisy.contiguous(
         memory_format=torch.channels_last
     )  # the faster layout for convolutions on a CPU too
-    keyword = _find_keyword(net)
-    return net(noisy, **{keyword: ({"sigma": sigma} | level)[keyword]}) if keyword else net(noisy)
+    keyword, given = _find_keyword(net), {"sigma": sigma} | level
+    told = {keyword: given[keyword]} if keyword else {}
+    return net(noisy, **told, **({"strength": level["strength"]} if "strength" in level else {}))
 
 
 NO_NUMBERS = "has values that are no numbers (NaN or infinite)"

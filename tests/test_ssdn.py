@@ -686,3 +686,15 @@ def test_impulse_noise_replaces_whole_pixels():
     assert (correlation - torch.eye(3)).abs().max() < 0.02
     with pytest.raises(ValueError, match="between 0 and 1"):
         add_impulse_noise(clean, 1.5)
+
+
+def test_tiles_of_an_image_share_its_estimated_level(monkeypatch):
+    torch.manual_seed(0)
+    net = repro.build("ssdn", parameter="variable", zero_estimator=False, first_strength=0.2, **SMALL).eval()
+    net.estimator.tail.nin_c.weight.data *= 10  # so that the level depends on the picture
+    # Noise on the right alone: a tile on the left would take its noise for less than the whole image's.
+    image = torch.cat([torch.full((3, 64, 448), 0.5), torch.rand(3, 64, 448)], 2)
+    whole, tiled = (repro.denoise(image, net, tile=tile) for tile in (0, 64))
+    assert (tiled - whole).abs().max() <= 1 / 255
+    monkeypatch.setattr(ssdn.SSDN, "look_over", lambda self, tiles: {})
+    assert (repro.denoise(image, net, tile=64) - whole).abs().max() > 1 / 255

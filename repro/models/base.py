@@ -1,5 +1,7 @@
 """What every denoiser of the study promises, stated once."""
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,6 +41,14 @@ class Denoiser(nn.Module):
             raise ValueError(
                 f"{self.name} takes images [B, {channels}, H, W] with H, W >= 1, not {list(noisy.shape)}."
             )
+
+    def look_over(self, tiles: Iterable[tuple[Tensor, tuple]]) -> dict[str, Tensor]:
+        """Keyword arguments, for every tile, that follow from the whole image: nothing for most networks.
+
+        Whoever estimates something from the image as a whole does it here. ``tiles`` cover it: each is a window
+        [B, C, h, w] with surroundings, and the index of the tile itself in it.
+        """
+        return {}
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

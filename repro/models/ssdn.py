@@ -48,6 +48,7 @@ Differences between paper, earlier reproduction and authors' code
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import expm1, log, sqrt
 from typing import NamedTuple
@@ -286,9 +287,7 @@ class SSDN(Denoiser):
 
     name = "ssdn"
     Sizes = SSDNSizes
-    # Exact but for an estimated level: no view reaches further; it is this far because all layers look the same way.
-    # Each tile of an image that is denoised in tiles has a level of its own, where one is estimated per image.
-    halo = 320
+    halo = 320  # exact: no view reaches further; it is this far because all layers look the same way
     alignment = MULTIPLE
 
     def __init__(self, sizes: SSDNSizes):
@@ -337,13 +336,26 @@ class SSDN(Denoiser):
         *,
         events: float | Tensor | None = None,
         alpha: float | Tensor | None = None,
+        strength: Tensor | None = None,
         prior: bool = False,
     ) -> Tensor | Prior:
-        """The posterior mean [B, C, H, W]; with ``prior``, the :class:`Prior` it follows from instead."""
+        """The posterior mean [B, C, H, W]; with ``prior``, the :class:`Prior` it follows from instead. ``strength``
+        is what :meth:`look_over` found in a larger image, of which this one is a part."""
         self.require_image(noisy)
         given = {"sigma": sigma, "events": events, "alpha": alpha}
-        believed = Prior(self._look_around(noisy), self._find_strength(noisy, given))
+        found = self._find_strength(noisy, given) if strength is None else strength
+        believed = Prior(self._look_around(noisy), found)
         return believed if prior else posterior_mean(noisy, believed, self.sizes).to(noisy.dtype)
+
+    def look_over(self, tiles: Iterable[tuple[Tensor, tuple]]) -> dict[str, Tensor]:
+        """The level of the noise of the whole image, where it is estimated from the image."""
+        if self.estimator is None:
+            return {}
+        total, pixels = 0.0, 0
+        for window, tile in tiles:
+            part = self.estimator(window)[tile]
+            total, pixels = total + part.sum((1, 2, 3)), pixels + part.shape[-2] * part.shape[-1]
+        return {"strength": _as_strength(total / pixels)}
 
     def _look_around(self, noisy: Tensor) -> Tensor:
         """The raw statistics [B, outputs, H, W] of every pixel, none of which sees itself."""
