@@ -18,7 +18,7 @@ setup: .venv/ready
 
 # The stamp is written last: an interrupted set-up is taken up again, never trusted.
 .venv/ready: requirements.lock pyproject.toml
-	@$(SAY) "Setting up .venv with the exact versions of requirements.lock (5 to 6 GB, 2 to 10 minutes)"
+	@$(SAY) "Setting up .venv with the exact versions of requirements.lock (7 GB, 2 to 10 minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "This needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@rm -f $@

@@ -2,7 +2,7 @@
 
     snakemake -n                                          what is missing of the budget `paper`
     snakemake --cores 2 --config budget=cpu threads=1     two jobs side by side on this machine
-    snakemake --profile profiles/slurm --config gpus=8    on a cluster (book/rerun.md has the commands)
+    snakemake --executor slurm --config gpus=8            on a cluster (book/rerun.md has the commands)
 
 The list is results/experiments.toml, and `repro campaign --status` says what of it is missing: Snakemake has only its
 answer. A job is `repro experiment NAME --seed K`, which goes on from the last checkpoint; a job that was killed is

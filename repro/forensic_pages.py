@@ -192,7 +192,10 @@ def _describe_other_set(finding: Finding) -> str:
     """The same on BSD68, where the replication prints less than the paper."""
     if finding.effects:
         shown = show_interval(finding.effects[0].interval, "dB")
-        return f"On BSD68, where the replication prints less than the paper, patches bring {shown}."
+        return (
+            f"On BSD68, where the replication prints less than the paper, patches bring {shown}, and whole patches "
+            "cover not two thirds of an image of 481x321 pixels: the rest is not scored."
+        )
     how = finding.disagreement.commands or tuple(gap.command for gap in finding.gaps if gap.command)
     return "What patches bring on BSD68 is in no record yet" + (f"; `{how[0]}` measures it." if how else ".")
 

@@ -187,7 +187,8 @@ def describe_line(folder: Path, photograph: str = "astronaut") -> str:
         seconds = time.perf_counter() - began
         body += f"<tr><td>{name}</td><td>{psnr_db(clean, pictures[name]):.2f}</td><td>{seconds:.2f}</td></tr>"
     plots.save(draw_line(pictures), folder / "gradnet_line.png")
-    about = f"{sample.name}, {CROP} x {CROP} pixels, sigma {SIGMA_255}, on {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    about = f"{sample.name}, {CROP} x {CROP} pixels, sigma {SIGMA_255}, on {count} thread{'s' if count > 1 else ''}"
     table = _table(f"The classical line: {about}", ("filter", "PSNR, dB", "seconds"), body)
     alt = "The same noisy crop after each filter of the classical line."
     return f"```{{image}} _generated/gradnet_line.png\n:alt: {alt}\n```\n\n{table}"

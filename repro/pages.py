@@ -16,7 +16,7 @@ from repro.notebooks import render_table
 from repro.study import claims as ledger
 from repro.study import experiments, verdicts
 from repro.study.tables import CLASSES
-from repro.study.verdicts import WORDS, Study
+from repro.study.verdicts import NOT_REPRODUCED, REPRODUCED, WORDS, Study
 
 KINDS = {
     "quality and cost": ledger.OUTCOMES,
@@ -114,7 +114,23 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
         if waiting
         else ""
     )
-    return f"{describe_headline(settled, study)}\n\n{table}\n\n{still}"
+    return f"{describe_headline(settled, study)}\n\n{table}\n\n{describe_limits(settled, study)} {still}"
+
+
+def describe_limits(settled: pd.DataFrame, study: Study) -> str:
+    """What the counts of verdicts do not say by themselves."""
+    quality = settled[settled["metric"].isin(["psnr", "ssim"])]
+    reproduced = quality[quality["word"] == REPRODUCED]
+    own = reproduced[reproduced["method"].isin(PAPERS)]
+    small = {record.name for record in study.records if record["steps"] and record["budget"] != "paper"}
+    failed = settled[settled["word"] == NOT_REPRODUCED]
+    briefly = sum(bool(small & set(evidence.split())) for evidence in failed["evidence"].fillna(""))
+    return (
+        f"Of the {len(reproduced)} values of image quality that were reproduced, {len(own)} are of the four methods "
+        f"and {len(reproduced) - len(own)} of methods that they are compared with, from their authors' weights. Of the "
+        f"{len(failed)} claims that were not reproduced, {briefly} were held against networks that were trained here "
+        "in a small part of the paper's time: they say what that gives, and do not refute the paper."
+    )
 
 
 def describe_paper(settled: pd.DataFrame, sources: tuple[str, ...]) -> str:
@@ -158,9 +174,11 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
             f"**SADNet on Kodak24 at sigma 50**: {printed}. Our own training of it is not finished; its "
             "place in the tables is empty until then."
         )
+    reason = paper["reason"].removeprefix(f"{paper['ours']:.2f} dB, ")
     return (
         f"**SADNet on Kodak24 at sigma 50**: {printed}. Ours reaches **{paper['ours']:.2f} dB** at the "
-        f"`{paper['budget']}` budget: {show_verdict(paper['word'])}. {escape(paper['reason'])}"
+        f"`{paper['budget']}` budget, on noise that is neither clipped nor rounded as the authors' is: "
+        f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}"
     )
 
 

@@ -81,9 +81,18 @@ def execute(name: str, output: Path, **values: object) -> Path:
             f"The notebook {name} failed in cell {number} ({line}): "
             f"{error.ename}: {str(error.evalue).rstrip('.')}. See {failed}."
         ) from None
+    _forget_paths(failed)
     output.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(failed, output)
     return output
+
+
+def _forget_paths(notebook: Path) -> None:
+    """Take this machine's folders out of what papermill notes in a notebook: its pages are published with it."""
+    content = nbformat.read(notebook, as_version=4)
+    for name in ("input_path", "output_path"):
+        content.metadata.get("papermill", {}).pop(name, None)
+    nbformat.write(content, notebook)
 
 
 def build() -> Path:

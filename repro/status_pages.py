@@ -75,7 +75,11 @@ def _read_run(path: Path) -> dict | None:
 def describe_campaign(status: pd.DataFrame) -> str:
     """Every run of the list: its state, what it took, and what it is estimated to take yet."""
     counts = status["state"].value_counts()
-    said = ", ".join(f"{counts[state]} {words}" for state, words in STATES.items() if state in counts)
+    said = ", ".join(
+        f"{counts[state]} {words.replace('are ', 'is ', 1) if counts[state] == 1 else words}"
+        for state, words in STATES.items()
+        if state in counts
+    )
     open_ = status[~status["state"].isin(("done", "outdated"))]
     known = open_["seconds_left"].dropna()
     left = (

@@ -72,7 +72,7 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     printed = classical["number"].iloc[0]
     side, margin = math.copysign(1, claim["number"] - printed), ours - printed
     word = DIRECTION if side * margin > verdicts.PSNR_TRAINED_HERE_DB else NOT_REPRODUCED
-    why = f"{margin:+.2f} dB over the printed CBM3D"
+    why = f"{abs(margin):.2f} dB {'above' if margin >= 0 else 'below'} the printed CBM3D"
     other = _measure(classical.iloc[0], study)
     if other is not None and len(columns) == 1:
         paired = compare(columns[0], other[1][0])
@@ -174,12 +174,12 @@ def _settle_at_best(claim: pd.Series, study: Study) -> Verdict:
         return verdicts._untested(claim, study, "there are no two networks trained alike")
     paired = compare(first[1][0], second[1][0])
     word = (DIRECTION if first[0].smaller else REPRODUCED) if paired.sign <= 0 else NOT_REPRODUCED
-    what = f"SSDN with known sigma is {verdicts._show(paired)} dB from N2C"
+    what = f"SSDN with known sigma is {verdicts._show(paired)} dB above N2C"
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
     for other in _find("N2C, patches of 64", study):  # the recipe suits the blind spot better than N2C
         if other.first.find_evaluation(ledger.dataset_name(claim), SIGMA_255):
             lead = compare(first[1][0], other.per_image(evaluation))
-            what += f", {verdicts._show(lead)} dB from N2C on patches of 64"
+            what += f", {verdicts._show(lead)} dB above N2C on patches of 64"
     return Verdict(claim["id"], word, f"{what}.", **_facts(first[0], second[0], paired=paired))
 
 
@@ -189,7 +189,7 @@ def _settle_above_n2v(claim: pd.Series, study: Study) -> Verdict:
     if first is None or second is None or not alike(first[0], second[0]):
         return verdicts._untested(claim, study, "there are no two networks trained alike")
     paired = compare(first[1][0], second[1][0])
-    what = f"SSDN with unknown sigma is {verdicts._show(paired)} dB from N2V"
+    what = f"SSDN with unknown sigma is {verdicts._show(paired)} dB above N2V"
     holds = _word(paired.sign > 0, (first[0], second[0]))
     return Verdict(claim["id"], holds, f"{what}.", **_facts(first[0], second[0], paired=paired))
 
@@ -230,7 +230,8 @@ def _settle_training_matches(claim: pd.Series, study: Study) -> Verdict:
         return _missing(claim, study)
     difference = _curve(pair[0]).iloc[-1] - _curve(pair[1]).iloc[-1]
     holds = verdicts._within(difference, verdicts.PSNR_TRAINED_HERE_DB)
-    reason = f"At its end SSDN with unknown sigma is {difference:+.2f} dB from N2C on photographs kept out of training."
+    what = f"SSDN with unknown sigma is {difference:+.2f} dB above N2C"
+    reason = f"At its end {what} on photographs kept out of training."
     facts = _facts(*pair) | {"difference": difference, "tolerance": verdicts.PSNR_TRAINED_HERE_DB}
     return Verdict(claim["id"], _word(holds, pair), reason, **facts)
 

@@ -411,8 +411,9 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
             continue
         if ours[0] != other[0] or first.same_recipe(second):
             return judge_ordering(claim, first, second, evaluation)
-    if firsts and not seconds:  # another run of ours would settle nothing
-        return _untested(claim, study, f"there is no record of {other[0]} here to compare with", waits=False)
+    if firsts and not seconds and claim["id"] not in study.waiting:  # another run of ours would settle nothing
+        name = variant.split("over ")[-1]
+        return _untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
     return _untested(claim, study, f"there are no per-image results of both: {claim['method']} {variant}")
 
 
@@ -511,7 +512,8 @@ def _settle_on_par(claim: pd.Series, study: Study) -> Verdict:
         cells = cells[cells["sigma_255"] == claim["sigma_255"]]
     paper, replication = (ledger.find(cells, variant=v)["number"].iloc[0] for v in ("", "replication"))
     difference = replication - paper
-    reason = f"The replication prints {difference:+.2f} dB against the paper; {PSNR_TRAINED_HERE_DB} is on par."
+    near = f"{abs(difference):.2f} dB {'above' if difference >= 0 else 'below'} the paper"
+    reason = f"The replication prints {near}; this study calls {PSNR_TRAINED_HERE_DB} dB on par."
     return judge_by_own_numbers(claim, _within(difference, PSNR_TRAINED_HERE_DB), reason)
 
 
@@ -705,7 +707,7 @@ def _settle_protocol(claim: pd.Series, study: Study) -> Verdict:
                     budgets = used.setdefault(f"{value:g}", [])
                     budgets += [experiment.budget] if experiment.budget not in budgets else []
         told = "; ".join(f"{value} ({', '.join(budgets)})" for value, budgets in used.items())
-        reason += f". The study's runs, by budget: {told}"
+        reason += f". The list's runs, by budget: {told}"
     return _untested(claim, study, reason, waits=False)
 
 
