@@ -172,7 +172,8 @@ def _denoise_file(net, source: Path, target: Path, **given) -> float:
     if target.exists() and target.samefile(source):
         raise ReproError(f"{target} is the input itself; name another output.")
     picture = read_picture(source)
-    check_format(target, bits=picture.bits, alpha=picture.alpha is not None)
+    side = max(picture.pixels.shape[-2:])
+    check_format(target, bits=picture.bits, alpha=picture.alpha is not None, side=side)
     start = time.monotonic()
     clean = repro.denoise(picture.pixels, model=net, **given)
     seconds = time.monotonic() - start

@@ -130,7 +130,9 @@ def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float
     """
     height, width = image.shape[-2:]
     if tile is None:
-        tile = 0 if height * width <= PIXELS_AT_ONCE else _choose_tile(net, height, width)
+        # A filter that looks at the whole image takes a few copies of it, and no maps of features.
+        at_once = PIXELS_AT_ONCE * (10 if net.weightless and net.halo is None else 1)
+        tile = 0 if height * width <= at_once else _choose_tile(net, height, width)
     if tile < 0:
         raise ValueError(f"tile is a side in pixels, or 0 for the whole image, not {tile}.")
     if tile == 0 or max(height, width) <= tile:
@@ -158,7 +160,7 @@ def _choose_tile(net: Denoiser, height: int, width: int) -> int:
     if net.halo is None:
         tile = side - 2 * HALO_OF_WHOLE
         raise ReproError(
-            f"{net.name} takes means over the whole image, and {width} x {height} pixels are many for it at once. "
+            f"{net.name} looks at the image as a whole, and {width} x {height} pixels are many for it at once. "
             f"Choose: tile={tile} denoises tiles on their own, each by its own means, which is another result; "
             f"tile=0 takes the memory that the whole image needs."
         )

@@ -1,5 +1,6 @@
 """Where the study keeps things, and how it writes a file without ever leaving half of one behind."""
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -58,6 +59,25 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold the lock file ``path`` within the block; the kernel releases it however the process ends.
+
+    Where another process holds it, a ReproError says ``busy``; without such a sentence, wait.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("w")
+    except OSError as error:
+        raise ReproError(f"Cannot write in {path.parent}: {error.strerror}.") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except OSError:
+            raise ReproError(busy) from None
+        yield
 
 
 def sha256(path: Path) -> str:

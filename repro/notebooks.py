@@ -17,15 +17,16 @@ from repro.study.tables import link_csv
 FIRST_LOOK = "first-look"  # folder of the live chapter's run, in repro.files.runs()
 
 
-def choose_network(model: str = "", method: str = "sadnet") -> tuple[Denoiser, str]:
+def choose_network(model: str = "", method: str = "sadnet", other: bool = False) -> tuple[Denoiser, str]:
     """The network that a notebook works with, and a sentence that says which it is.
 
-    ``model`` names published weights or a file. Where it is empty: the first published colour network of
+    ``model`` names published weights or a file, of ``method`` or, with ``other``, of any. Where it is
+    empty: the first published colour network of
     ``method``, in the order of the experiments; else the one that the chapter "A minute of training" left;
     else an untrained one.
     """
     if model:
-        return weights.load(model, method), f"The network is `{model}`."
+        return weights.load(model, None if other else method), f"The network is `{model}`."
     published = weights.published()
     for experiment in experiments.load():
         wanted = experiment.method == method and experiment.colour == "rgb" and experiment.variant == "full"

@@ -14,7 +14,7 @@ import pandas as pd
 from repro import files, plots
 from repro.notebooks import render_table
 from repro.study import claims as ledger
-from repro.study import experiments, verdicts
+from repro.study import experiments, tables, verdicts
 from repro.study.tables import CLASSES
 from repro.study.verdicts import NOT_REPRODUCED, REPRODUCED, WORDS, Study
 
@@ -42,6 +42,7 @@ def write_all(folder: Path) -> None:
         },
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
+        "tolerances": describe_tolerances,
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
@@ -60,6 +61,7 @@ def write_all(folder: Path) -> None:
         "ssdn_statements": lambda: blindspot_pages.describe_statements(settled),
         "ssdn_curves": lambda: blindspot_pages.describe_curves(study, folder),
         "ssdn_photograph": lambda: blindspot_pages.describe_photograph(folder),
+        "ssdn_spread": lambda: blindspot_pages.describe_spread(study, folder),
         "ssdn_recipe": lambda: blindspot_pages.describe_recipe(study),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
@@ -131,6 +133,14 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
         f"{len(failed)} claims that were not reproduced, {briefly} were held against networks that were trained here "
         "in a small part of the paper's time: they say what that gives, and do not refute the paper."
     )
+
+
+def describe_tolerances() -> str:
+    """What counts as reproduced."""
+    rows = tables.list_tolerances()
+    margin = f"The margin for networks trained here at a smaller budget is {verdicts.PSNR_TRAINED_HERE_DB:g} dB."
+    lines = "\n".join(f"| {claim} | {needed} |" for claim, needed in rows.values)
+    return f"| statement | reproduced if |\n|---|---|\n{lines}\n\n{margin}"
 
 
 def describe_paper(settled: pd.DataFrame, sources: tuple[str, ...]) -> str:
@@ -240,12 +250,14 @@ def describe_curves(study: Study, folder: Path) -> str:
     runs = [
         record
         for record in study.records
-        if record["method"] == "sadnet" and record["budget"] != "smoke" and record.curve is not None
+        if (record["method"], record["colour"], record["sigma_255"]) == ("sadnet", "rgb", 50)
+        and record["budget"] != "smoke"
+        and record.curve is not None
     ]
     if not runs:
         return "No run is finished yet, so there is no curve to show."
-    runs.sort(key=lambda record: -record["steps"])
-    curves = {record.name: record.curve for record in runs[:6]}
+    runs = sorted(runs, key=lambda record: -record["steps"])[:6]
+    curves = {record.name: record.curve for record in runs}
     plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
     best = max(runs, key=lambda record: record.curve["psnr_db"].max())
     last = best.curve["psnr_db"].dropna().iloc[-1]

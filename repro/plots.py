@@ -110,14 +110,12 @@ def save(figure: Figure, path: str | Path, limit_kib: int = 300) -> None:
 @_styled
 def draw_learning_curves(
     curves: Mapping[str, pd.DataFrame],
-    references: Mapping[str, float] | None = None,
     against: str = "hours",
 ) -> Figure:
     """Validation PSNR against the budget spent.
 
     ``curves``: ``{label: table}`` with columns ``step``, ``seconds`` and ``psnr_db``; rows without a PSNR are
-    skipped. ``references``: horizontal lines ``{label: PSNR in dB}``. ``against``: "minutes", "hours" or
-    "step".
+    skipped. ``against``: "minutes", "hours" or "step".
     """
     figure, axes = _canvas(3.6)
     divide = {"minutes": 60, "hours": 3600}.get(against)
@@ -127,12 +125,6 @@ def draw_learning_curves(
         axes.plot(
             spent, table["psnr_db"], color=CYCLE[number % len(CYCLE)], linestyle=DASHES[number // 6 % 4],
             marker="o" if len(table) < 40 else None, markersize=3.5, linewidth=1.8, label=label,
-        )  # fmt: skip
-    for number, (label, value) in enumerate((references or {}).items()):
-        axes.axhline(value, color=FAINT, linestyle=DASHES[1 + number % 3], linewidth=1)
-        axes.annotate(
-            f"{label} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-            textcoords="offset points", ha="right", fontsize=8,
         )  # fmt: skip
     axes.set_xlabel({"step": "steps", "minutes": "minutes of training", "hours": "hours of training"}[against])
     axes.set_ylabel("PSNR, dB")
@@ -166,6 +158,27 @@ def draw_curves_twice(curves: Mapping[str, pd.DataFrame]) -> Figure:
     grid[0].set_ylabel("PSNR, dB")
     if curves:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return figure
+
+
+@_styled
+def draw_spread(values: Mapping[str, pd.Series]) -> Figure:
+    """One mark per image, a row per method, and the mean of each: how far images differ, and methods on them.
+
+    ``values``: ``{label: PSNR in dB by image name}``.
+    """
+    import seaborn  # takes a second, and few figures need it
+
+    table = pd.concat({label: column.rename("psnr_db") for label, column in values.items()}, names=["method"])
+    table = table.reset_index(level="method")
+    figure, axes = _canvas(0.36 * len(values) + 0.8)
+    shared = {"data": table, "x": "psnr_db", "y": "method", "ax": axes}
+    seaborn.swarmplot(**shared, color=BLUE, size=3.5, alpha=0.6)  # without chance, unlike a strip plot
+    mean = {"color": VERMILION, "linestyle": "none", "marker": "|", "markersize": 16, "markeredgewidth": 2}
+    seaborn.pointplot(**shared, errorbar=None, **mean)
+    axes.set(xlabel="PSNR of an image, dB", ylabel="")
+    axes.grid(axis="x", color="#E3E5E0", linewidth=0.8)
+    axes.set_axisbelow(True)
     return figure
 
 

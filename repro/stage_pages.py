@@ -56,9 +56,10 @@ def describe_costs(settled: pd.DataFrame) -> str:
     ]
     kept = [measure_kept_gib(repro.build("scaoednet", checkpointing=on)) for on in (False, True)]
     one = measure_kept_gib(repro.build("scaoednet", stages=1))
+    stages = repro.build("scaoednet").sizes.stages
     items.append(
-        f"- Memory of a training step, here: at {BATCH} patches of {PATCH}x{PATCH} and five stages {kept[0]:.1f} GiB "
-        f"of float32 are kept for the backward pass; `checkpointing=True` keeps {kept[1]:.2f}, and {one:.1f} GiB "
+        f"- Memory of a training step, here: at {BATCH} patches of {PATCH}x{PATCH} and {stages} stages {kept[0]:.1f} "
+        f"GiB of float32 are kept for the backward pass; `checkpointing=True` keeps {kept[1]:.2f}, and {one:.1f} GiB "
         "more while one stage is computed again."
     )
     return "\n".join(items)
@@ -82,8 +83,9 @@ def _show_step(about: dict, table: pd.DataFrame) -> str:
         body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     rows = table.set_index("setting")
     before, after = rows.loc["contiguous"], rows.loc["in place"]
+    stages = about.get("sizes", {}).get("stages", repro.build("scaoednet").sizes.stages)
     caption = (
-        f"One training step at {about['batch']} patches of {about['patch']}x{about['patch']}, five stages, on "
+        f"One training step at {about['batch']} patches of {about['patch']}x{about['patch']}, {stages} stages, on "
         f"{about['device'].removeprefix('cpu ')}; the floor is the time of the multiply-accumulates alone"
     )
     told = (

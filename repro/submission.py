@@ -153,6 +153,7 @@ def _describe(net: Denoiser, method: str, sigma_255: float | None, ensemble: boo
     return {
         "method": method,
         "network": net.name,
+        "sizes": repr(net.sizes),
         "weights_sha256": checksum(weights),
         "sigma_255": sigma_255,
         "ensemble": ensemble,

@@ -22,7 +22,6 @@ objective. Validation then uses pairs, with their own noise, of scenes from whic
 """
 
 import csv
-import fcntl
 import json
 import math
 import os
@@ -56,7 +55,7 @@ from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
-from repro.files import write_atomically
+from repro.files import locked, write_atomically
 from repro.metrics import psnr_db
 from repro.models.ssdn import KEYWORDS
 from repro.ops import DeformConv2d
@@ -227,7 +226,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
     fabric.launch()
     with ExitStack() as stack:
         if fabric.global_rank == 0:
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder / ".lock", f"Another process is training in {folder}."))
             _claim(folder, config)
         fabric.barrier()
         if fabric.device.type == "cpu":
@@ -357,9 +356,10 @@ class _Run:
         loss, norm = torch.stack([loss, norm.float()]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
+            kept = f"The checkpoint of step {self.saved} stays in {self.folder}" if self.saved else "None is saved yet"
             raise ReproError(
-                f"Training stopped at step {self.step + 1}: the {what} is not finite. The checkpoint of step"
-                f" {self.saved} stays in {self.folder}; a lower learning rate or float32 often helps."
+                f"Training stopped at step {self.step + 1}: the {what} is not finite. {kept}; a lower learning rate or"
+                " float32 often helps."
             )
         self.wrapped_optimiser.step()
         self.wrapped_optimiser.zero_grad()
@@ -653,39 +653,24 @@ def watch_offsets(net: nn.Module) -> Iterator[dict[str, list[float]]]:
 # --- the folder -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process per folder. The kernel releases the lock when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise ReproError(f"Cannot write in {folder}: {error.strerror}.") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ReproError(f"Another process is training in {folder}.") from None
-        yield
-
-
 def _claim(folder: Path, config: TrainConfig) -> None:
-    """Make the folder this run's or check that it is; sweep up what a kill left half-written."""
-    for leftover in folder.glob(".*-*.*"):
-        leftover.unlink()
+    """Make the folder this run's or check that it is; then sweep up what a kill left half-written."""
     path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
     if not any(folder.glob("*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
         _write_json(path, ours)
         return
     try:
         theirs = json.loads(path.read_text())
-    except ValueError:
-        raise ReproError(f"{path} cannot be read as JSON; choose another folder.") from None
+    except (OSError, ValueError) as error:
+        raise ReproError(f"{folder} holds weights and no readable config.json; choose another folder.") from error
     theirs = json.loads(json.dumps(asdict(TrainConfig(steps=1)))) | theirs  # what it is older than had its default
     different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if different:
         there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)
         raise ReproError(f"{folder} holds a run with other settings ({there}); choose another folder.")
+    for name in ("checkpoint", "config", "curve", "summary", "weights"):  # what is written here, and nobody else's
+        for leftover in folder.glob(f".{name}-*.*"):
+            leftover.unlink()
 
 
 def _append(path: Path, row: dict) -> None:

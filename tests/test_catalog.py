@@ -225,6 +225,17 @@ def test_originals_stand_in_for_converted_copies(small, monkeypatch):
 # ---- one's own folders
 
 
+def test_images_of_one_name_or_pairs_of_two_sizes_are_refused(tmp_path):
+    write_image(tmp_path / "twice" / "x" / "a.png", torch.rand(3, 4, 5))
+    write_image(tmp_path / "twice" / "y" / "a.png", torch.rand(3, 4, 5))
+    with pytest.raises(ReproError, match=r"Two images in .* are called a"):
+        catalog.load(str(tmp_path / "twice"))
+    write_image(tmp_path / "pairs" / "clean" / "a.png", torch.rand(3, 4, 5))
+    write_image(tmp_path / "pairs" / "noisy" / "a.png", torch.rand(3, 8, 5))
+    with pytest.raises(ReproError, match="5 x 8 pixels where it is noisy and 5 x 4 where it is clean"):
+        catalog.load(str(tmp_path / "pairs"))
+
+
 def test_a_folder_of_ones_own(tmp_path):
     write_image(tmp_path / "own" / "b.png", torch.rand(3, 4, 5))
     write_image(tmp_path / "own" / "a.png", torch.rand(1, 4, 5))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ class Inverting(Denoiser):
     """Not a denoiser, but one whose result is known: 1 - x, in which order, place and colour show."""
 
     name = "inverting"
-    Sizes = type("Sizes", (), {"channels": 3})
+    Sizes = make_dataclass("Sizes", [("channels", int, 3)], frozen=True)
 
     def __init__(self, needs_sigma=False):
         super().__init__()
@@ -104,8 +105,11 @@ def test_a_submission_is_not_mixed_with_another(tmp_path):
         submission.submit_sidd(Inverting(), tmp_path, out, method="x", progress=kill_after(1))
     other = Inverting()
     other.weight.data += 1
+    smaller = Inverting()
+    smaller.sizes = make_dataclass("Sizes", [("channels", int, 3), ("stride", int, 2)], frozen=True)()
     for net, setting, match in (
         (other, {"method": "x"}, "weights_sha256"),
+        (smaller, {"method": "x"}, "sizes"),
         (Inverting(), {"method": "y"}, "method"),
         (Inverting(), {"method": "x", "sigma_255": 25.0}, "sigma_255"),
         (Inverting(), {"method": "x", "ensemble": True}, "ensemble"),

@@ -292,6 +292,22 @@ def test_a_folder_of_another_run(uninterrupted):
         train(other, uninterrupted)
 
 
+def test_other_files_of_a_folder_stay(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    kept = [folder / ".pre-commit-config.yaml", folder / ".zcompdump-host-5.9"]
+    for path in kept:
+        path.write_text("mine")
+    train(replace(TINY, steps=1), folder, progress=quiet)
+    (folder / ".checkpoint-abc.safetensors").write_text("what a kill left")
+    train(replace(TINY, steps=1), folder, progress=quiet)
+    assert [path.read_text() for path in kept] == ["mine", "mine"]
+    assert not (folder / ".checkpoint-abc.safetensors").exists()
+    (folder / "config.json").unlink()
+    with pytest.raises(ReproError, match=r"no readable config\.json"):
+        train(replace(TINY, steps=1), folder, progress=quiet)
+
+
 def test_one_process_per_folder(tmp_path):
     folder = tmp_path / "run"
     process = start(folder, replace(TINY, steps=100_000))

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor
@@ -188,7 +189,7 @@ def fetch(name: str, progress: bool = False) -> Path:
         for path in tqdm(offered, desc=name, unit="file", disable=None if progress else True):
             store.fetch(path, downloader=pooch.HTTPDownloader(timeout=60))
     except (OSError, RequestException) as error:
-        reason = "no connection" if isinstance(error, RequestException) and not error.response else error
+        reason = "no connection" if isinstance(error, RequestException) and error.response is None else error
         raise ReproError(
             f"Cannot download {path} of {name} from {offered[path][0]} ({reason}); "
             f"with a copy at hand, set REPRO_DATA to the folder that holds the folder {entry.folder}."
@@ -233,6 +234,8 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
         (_plain(path), where / stored) for path, stored in listed.items() if not path.startswith("noisy/")
     )
     names = [image for image, _ in clean]
+    if twice := [image for image, after in pairwise(names) if image == after]:
+        raise ReproError(f"Two images in {where} are called {twice[0]}; the noise of an image depends on its name.")
     if noisy and sorted(noisy) != names:
         raise ReproError(f"The files in {where / 'noisy'} and {where / 'clean'} do not have the same names.")
     return [(image, path, noisy.get(image)) for image, path in clean]
@@ -248,11 +251,11 @@ def samples(name: str, colour: str | None = "RGB", limit: int | None = None) -> 
         return
     crop = DATASETS[name].crop if name in DATASETS else None
     for image, clean, noisy in paths(name)[:limit]:
-        yield Sample(
-            image,
-            _centre(read_image(clean, colour), crop),
-            _centre(read_image(noisy, colour), crop) if noisy else None,
-        )
+        pair = [_centre(read_image(path, colour), crop) if path else None for path in (clean, noisy)]
+        if noisy and pair[0].shape != pair[1].shape:
+            seen, true = (f"{side.shape[2]} x {side.shape[1]}" for side in reversed(pair))
+            raise ReproError(f"{image} of {name} is {seen} pixels where it is noisy and {true} where it is clean.")
+        yield Sample(image, *pair)
 
 
 def load(name: str, colour: str | None = "RGB", limit: int | None = None) -> list[Sample]:

@@ -44,6 +44,7 @@ images to the last pixel; with the textbook's 0.299, 0.587, 0.114 one pixel in 2
 # What decoders raise on damaged data: Pillow's plugins alone use all of these.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+LONGEST_SIDES = {".webp": 16_383, ".jpg": 65_535, ".jpeg": 65_535}  # pixels, by the formats
 _ALPHA_FORMATS = (".png", ".tif", ".tiff", ".webp")
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> colour type
 
@@ -121,7 +122,7 @@ def write_image(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    check_format(path, bits=bits, alpha=alpha is not None)
+    check_format(path, bits=bits, alpha=alpha is not None, side=max(image.shape[-2:]))
     if image.ndim != 3 or len(image) not in (1, 3):
         raise ValueError(f"an image is [1, H, W] or [3, H, W], got {list(image.shape)}")
     planes = torch.cat([image, alpha]) if alpha is not None else image
@@ -136,9 +137,9 @@ def write_image(
         temporary.write_bytes(data)
 
 
-def check_format(path: str | Path, *, bits: int = 8, alpha: bool = False) -> None:
-    """Raise :class:`ReproError` if ``path`` names a format that cannot hold such an image: ask before long
-    work."""
+def check_format(path: str | Path, *, bits: int = 8, alpha: bool = False, side: int = 1) -> None:
+    """Raise :class:`ReproError` if ``path`` names a format that cannot hold such an image, ``side`` being its longer
+    one in pixels: ask before long work."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ReproError(f"Cannot write {path}: name a file that ends in {', '.join(SUFFIXES)}.")
@@ -148,6 +149,8 @@ def check_format(path: str | Path, *, bits: int = 8, alpha: bool = False) -> Non
         raise ReproError(f"Cannot write {path}: {suffix} holds 8 bits, the image has 16; use .png or .tif.")
     if alpha and suffix not in _ALPHA_FORMATS:
         raise ReproError(f"Cannot write {path}: {suffix} holds no transparency; use .png or .tif.")
+    if side > (most := LONGEST_SIDES.get(suffix, side)):
+        raise ReproError(f"Cannot write {path}: {suffix} holds sides of up to {most} pixels, not {side}; use .png.")
 
 
 def luma(image_rgb: Tensor) -> Tensor:
@@ -168,7 +171,8 @@ def _decode(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | None]:
             return decoded
     image = _open(data)
     _check_count(path, math.prod(image.size), 1 if image.format == "MPO" else getattr(image, "n_frames", 1))
-    icc_profile = image.info.get("icc_profile")
+    # A profile of inks would be wrong for the RGB that is made of them.
+    icc_profile = None if image.mode == "CMYK" else image.info.get("icc_profile")
     if image.format == "PNG" and data[24] == 16:  # bits per sample, in the header
         return _turn(_decode_png_16(image, data), image.getexif().get(0x0112, 1)), icc_profile
     if image.mode not in _MODES:
@@ -245,7 +249,10 @@ def _decode_tiff_16(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | 
                     f"{path} is a TIFF of 16 bits compressed by {how}, which is not read: save it as PNG."
                 ) from None
             planes_first = page.samplesperpixel > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
-            white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+            kind = tifffile.PHOTOMETRIC(page.photometric)
+            if kind not in (kind.MINISWHITE, kind.MINISBLACK, kind.RGB):
+                raise ReproError(f"{path} is a TIFF of 16 bits in {kind.name}; gray or RGB is read.")
+            white_is_zero = kind == kind.MINISWHITE
             orientation, profile = page.tags.valueof(274, 1), page.tags.valueof(34675)
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from None

@@ -186,7 +186,7 @@ def _require_pair(name: str, sample: catalog.Sample) -> None:
 
 
 def _fingerprint(name: str, colour: str, pairs: bool) -> str:
-    """Of what would be decoded: another when a file of the set changes."""
+    """Of what would be decoded: another when one of the files that the set lists changes."""
     about: list = [colour, pairs]
     for image, *paths in catalog.paths(name):
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path is not None]

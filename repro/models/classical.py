@@ -77,6 +77,8 @@ class Filter(Denoiser):
         super().__init__()
         self.sizes = sizes or self.Sizes()
         self.needs_sigma = getattr(self.sizes, "noise", None) == "told"
+        if getattr(self.sizes, "noise", None) == "estimated":
+            self.halo = None  # the level is one of the whole image
 
     def require_image(self, noisy: Tensor) -> None:
         if noisy.dim() != 4 or noisy.shape[1] not in (1, 3) or 0 in noisy.shape[2:]:
@@ -225,6 +227,7 @@ class Wavelet(Filter):
 
     name = "wavelet"
     Sizes = WaveletSizes
+    halo = None  # thresholds follow from all coefficients of a scale
     smallest = 16
 
     def filter(self, image, sigma):
@@ -318,6 +321,7 @@ class TotalVariation(Filter):
 
     name = "tv"
     Sizes = TVSizes
+    halo = None  # one minimum of the whole image
     smallest = 2
 
     def filter(self, image, sigma):

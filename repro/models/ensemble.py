@@ -20,6 +20,9 @@ class SelfEnsemble(Denoiser):
         self.needs_sigma, self.halo, self.alignment = net.needs_sigma, net.halo, net.alignment
         self.train(net.training)  # a module begins in training mode, which leaving evaluation would spread
 
+    def look_over(self, tiles):
+        return self.net.look_over(tiles)
+
     def forward(self, noisy: Tensor, **known) -> Tensor:
         """Denoise [B, C, H, W]; ``known`` is what the network takes beside the image."""
         self.require_image(noisy)

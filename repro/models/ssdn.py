@@ -420,8 +420,11 @@ class SSDN(Denoiser):
 
 
 def _as_strength(v: Tensor) -> Tensor:
-    """An estimate [B] as a strength [B, 1, 1]: positive, and small (0.019) where v is 0."""
+    """An estimate [B] as a strength [B, 1, 1]: positive, and small (:data:`FIRST_STRENGTH`) where v is 0."""
     return (F.softplus(v.double() - 4) + DEVIATION_MIN).reshape(-1, 1, 1)
+
+
+FIRST_STRENGTH = _as_strength(torch.zeros(1)).item()  # 0.019, 4.9 gray levels: what the authors' estimates begin from
 
 
 # --- noise model and prior: what follows the network, in float64 -----------------------------------------------------

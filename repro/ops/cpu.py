@@ -83,6 +83,8 @@ def _build(real: str) -> Path:
         if library.exists():
             return library
         try:
+            if shutil.which(compiler[0]) is None:
+                raise ReproError("there is no such program")
             with files.write_atomically(library) as temporary:
                 subprocess.run(
                     [*compiler, *flags, str(SOURCE), "-o", str(temporary), "-lm", "-lpthread"],

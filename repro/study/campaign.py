@@ -36,6 +36,10 @@ class Stopped(ReproError):
     """The campaign was asked to stop, or its hours are over. The same command goes on from there."""
 
 
+class _Asked(BaseException):
+    """Raised by a signal wherever the program is. No ReproError: code that gets over one must not get over this."""
+
+
 def status(results: Path | None = None, experiments: list[Experiment] | None = None) -> pd.DataFrame:
     """One row per experiment and seed: state, steps done, seconds spent and estimated to remain.
 
@@ -49,7 +53,8 @@ def status(results: Path | None = None, experiments: list[Experiment] | None = N
     for experiment in experiments if experiments is not None else listing.load():
         for seed in experiment.seeds:
             rows.append(_describe(experiment, seed, results))
-    frame = pd.DataFrame(rows)
+    columns = ["experiment", "seed", "budget", "state", "steps", "seconds", "steps_planned", "seconds_planned"]
+    frame = pd.DataFrame(rows, columns=columns)
     pace = frame[frame["steps"] > 0]
     for index, row in frame.iterrows():
         if row["state"] in ("done", "outdated"):
@@ -101,14 +106,15 @@ def run(
                     say(f"{name}: its record is of other settings than the list's; remove {home} to redo it.")
                 if state == "running":
                     say(f"{name}: another process works on it.")
+                if state == "done":  # its folder is left where a kill came after the record
+                    _clear(_workplace(experiment, seed))
                 continue
             say(f"{name}: {experiment.why} [{state}]")
             try:
                 written.append(carry_out(experiment, seed, results, say))
                 if results == files.results():
-                    verdicts.save(verdicts.settle_all(verdicts.Study.load()))
-            except Stopped:
-                raise
+                    with files.locked(files.runs() / ".verdicts"):  # a slower process must not save older ones
+                        verdicts.save(verdicts.settle_all(verdicts.Study.load()))
             except ReproError as error:
                 if _is_interruption(error):
                     raise Stopped(str(error)) from error
@@ -186,8 +192,11 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
     begin_peak()
     folder = _workplace(experiment, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _locked(folder):
+    with _working_in(folder):
+        if (home := _home(results, experiment, seed)).joinpath("record.json").exists():
+            return home  # another process was faster
         _note_environment(folder)
+        _forget_other_network(experiment, folder)
         net, summary = _obtain_network(experiment, seed, folder)
         tables = []
         for evaluation in experiment.evaluate:
@@ -214,6 +223,23 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         return home
 
 
+def _forget_other_network(experiment: Experiment, folder: Path) -> None:
+    """Remove evaluations of an interrupted run whose row named other weights or sizes then."""
+    if experiment.train is not None:
+        return  # training looks after its settings itself
+    noted, path = json.dumps(_name_network(experiment)), folder / "network.json"
+    if path.exists() and path.read_text(encoding="utf-8") != noted:
+        for stale in (*folder.glob("evaluation-*"), *folder.glob("*.csv")):
+            stale.unlink()
+    with files.write_atomically(path) as temporary:
+        temporary.write_text(noted, encoding="utf-8")
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists() and not _is_locked(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _obtain_network(experiment: Experiment, seed: int, folder: Path):
     """The network to be measured, and the summary of its training (empty where nothing is trained).
 
@@ -225,10 +251,10 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path):
     import repro
     from repro import weights
 
-    if experiment.train is None and experiment.weights is None:
-        return repro.build(experiment.method, **experiment.sizes), {}
     if experiment.train is None:
-        return repro.load(experiment.weights), {"hyperparameters": {"weights": _describe_weights(experiment.weights)}}
+        built = experiment.weights is None
+        net = repro.build(experiment.method, **experiment.sizes) if built else repro.load(experiment.weights)
+        return net, {"hyperparameters": _describe_network(experiment)}
     from repro.train import train
 
     trained = train(experiment.train_config(seed), folder)
@@ -242,12 +268,27 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path):
     return repro.load(published), summary
 
 
+def _name_network(experiment: Experiment) -> dict:
+    """What is measured without training: sizes of a method, or the name of published weights."""
+    if experiment.weights is not None:
+        return {"weights": experiment.weights}
+    return {"sizes": json.loads(json.dumps(experiment.sizes))}
+
+
+def _describe_network(experiment: Experiment) -> dict[str, dict]:
+    """The same as a record says it."""
+    if experiment.weights is not None:
+        return {"weights": _describe_weights(experiment.weights)}
+    return {name: {"value": value, "origin": "the experiment"} for name, value in _name_network(experiment).items()}
+
+
 def _describe_weights(name: str) -> dict[str, str]:
-    """Which published weights were measured, and where they come from, as a record says it."""
+    """Which published weights were measured, and where they come from."""
+    from repro import weights
     from repro.published import SOURCES
 
     if name not in SOURCES:
-        return {"value": name, "origin": "this study"}
+        return {"value": name, "origin": f"this study, tensors of SHA-256 {weights.describe(name)['sha256']}"}
     source = SOURCES[name]
     where = f"{source.repository}@{source.commit[:7]} {source.path or source.file}"
     return {"value": name, "origin": f"{where}, SHA-256 {source.sha256}"}
@@ -382,13 +423,22 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bo
     """Whether a record is of the settings and evaluations that the list names now."""
     if {e["name"] for e in record["evaluations"]} != {e.name for e in experiment.evaluate}:
         return False
-    if experiment.train is None:
-        return True
-    now = json.loads(json.dumps(experiment.train_config(seed).hyperparameters()))
+    asked = {"gradients.csv": experiment.gradients, "offsets.csv": experiment.offsets, "stages.csv": experiment.stages}
+    if any(data and not (record.folder / name).exists() for name, data in asked.items()):
+        return False
+    if (record["method"], record["colour"], record["sigma_255"]) != (
+        experiment.method, experiment.colour, experiment.sigma_255,
+    ):  # fmt: skip
+        return False
     then = record["hyperparameters"]
-    # A field that is newer than the record cannot contradict it; how often a run reports does not shape it.
-    shared = (now.keys() & then.keys()) - {"validate_every", "checkpoint_every", "log_every"}
-    return all(now[name]["value"] == then[name]["value"] for name in shared)
+    if experiment.train is None:  # a record without one of them is older than the note of it
+        noted = _name_network(experiment)
+        return all(then[name]["value"] == noted[name] for name in noted.keys() & then.keys())
+    now = {name: entry["value"] for name, entry in experiment.train_config(seed).hyperparameters().items()}
+    now, then = json.loads(json.dumps(now)), record.settings
+    # How often a run reports does not shape it.
+    names = now.keys() - {"validate_every", "checkpoint_every", "log_every"}
+    return all(now[name] == then.get(name) for name in names)
 
 
 def choose(
@@ -433,7 +483,7 @@ def _ending(hours: float | None) -> Iterator[None]:
         return
 
     def stop(number, frame):
-        raise Stopped("The campaign was stopped; the same command goes on from there.")
+        raise _Asked
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     timer = None
@@ -443,6 +493,8 @@ def _ending(hours: float | None) -> Iterator[None]:
         timer.start()
     try:
         yield
+    except _Asked:
+        raise Stopped("The campaign was stopped; the same command goes on from there.") from None
     finally:
         if timer is not None:
             timer.cancel()
@@ -451,15 +503,13 @@ def _ending(hours: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One campaign per folder; the kernel releases the lock however the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".campaign").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ReproError(f"Another campaign works in {folder}.") from None
-        yield
+def _working_in(folder: Path) -> Iterator[None]:
+    """One campaign per folder. What the system refuses is a ReproError, so that a campaign can pass it over."""
+    try:
+        with files.locked(folder / ".campaign", f"Another campaign works in {folder}."):
+            yield
+    except OSError as error:
+        raise ReproError(f"Cannot write {error.filename or folder}: {error.strerror or error}.") from error
 
 
 def _is_locked(folder: Path) -> bool:

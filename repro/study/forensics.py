@@ -19,7 +19,7 @@ import pandas as pd
 from repro import files
 from repro.errors import ReproError
 from repro.study import verdicts
-from repro.study.records import Record
+from repro.study.records import Record, find_differences
 from repro.study.statistics import Interval, compare
 from repro.study.verdicts import Group, Study
 
@@ -266,13 +266,10 @@ def measure(comparison: Comparison, study: Study) -> Effect | Gap:
 
 
 def _foreign_settings(first: Group, second: Group, allowed: tuple[str, ...]) -> list[str]:
-    """Training settings in which two groups differ, beyond the network, the seed and those allowed.
-
-    A setting that only the newer record knows had its default in the older one, and cannot tell them apart.
-    """
-    one, two = (group.first["hyperparameters"] for group in (first, second))
-    shared = (one.keys() & two.keys()) - {"model", "sizes", "seed", *allowed}
-    return sorted(name for name in shared if one[name]["value"] != two[name]["value"])
+    """Training settings in which two groups differ, beyond the network, the seed and those allowed."""
+    if not (first.trained and second.trained) or _networks(first) == _networks(second):
+        return []
+    return find_differences(first.first.settings, second.first.settings, allowed)
 
 
 def find(study: Study, entries: list[Disagreement] | None = None) -> list[Finding]:

@@ -14,8 +14,9 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,6 +67,11 @@ class Record:
         return f"{self['experiment']}-seed{self['seed']}"
 
     @cached_property
+    def settings(self) -> dict:
+        """Hyper-parameters by name. One that is newer than the record had its default there."""
+        return _default_settings() | {name: entry["value"] for name, entry in self["hyperparameters"].items()}
+
+    @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row per evaluation and image."""
         return _read_table(self.folder / "metrics.csv")
@@ -107,6 +113,22 @@ class Record:
         """One value per image name."""
         chosen = self.metrics[self.metrics["evaluation"] == evaluation]
         return chosen.set_index("image")[metric].astype(float)
+
+
+@cache
+def _default_settings() -> dict:
+    """Fields of :class:`repro.train.TrainConfig` with their defaults, as a record would have them."""
+    from repro.train import TrainConfig  # torch is not needed to read a record
+
+    settings = json.loads(json.dumps(asdict(TrainConfig(steps=1))))
+    return {name: value for name, value in settings.items() if name != "steps"}  # which has none
+
+
+def find_differences(first: dict, second: dict, but: Iterable[str] = ()) -> list[str]:
+    """Names of the settings (:attr:`Record.settings`) in which two runs differ, the network, the seed and ``but``
+    aside."""
+    names = (first.keys() | second.keys()) - {"model", "sizes", "seed", *but}
+    return sorted(name for name in names if first.get(name) != second.get(name))
 
 
 def validate(content: dict, where: str = "The record") -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 from repro.data import catalog
 from repro.study import claims as ledger
 from repro.study import verdicts
+from repro.study.records import find_differences
 from repro.study.statistics import DRAWS, LEVEL, Interval, bootstrap, compare
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, REPRODUCED, Group, Study, Verdict
 
@@ -199,9 +200,7 @@ def _settle_above_n2v(claim: pd.Series, study: Study) -> Verdict:
 
 def alike(one: Group, other: Group, but: str = "") -> bool:
     """Whether two groups were trained by one recipe, but for network, loss and seed, and the setting ``but``."""
-    first, second = (group.first["hyperparameters"] for group in (one, other))
-    names = (first.keys() & second.keys()) - {"model", "sizes", "loss", "seed", but}
-    return all(first[name]["value"] == second[name]["value"] for name in names)
+    return not find_differences(one.first.settings, other.first.settings, ("loss", but))
 
 
 def _find(variant: str, study: Study) -> list[Group]:
@@ -326,8 +325,10 @@ def _settle_clipping(plain: str, clipped: str, loss_db: float) -> Callable[[pd.S
 
 def _describe_start(group: Group) -> str:
     """What an unknown level begins from, where that is not what the authors' begins from."""
-    first = group.first["hyperparameters"]["sizes"]["value"].get("first_strength")
-    return f" The level begins at {255 * first:.0f} gray levels here, at 4.9 in the sources." if first else ""
+    from repro.models.ssdn import FIRST_STRENGTH
+
+    first, theirs = group.first["hyperparameters"]["sizes"]["value"].get("first_strength"), 255 * FIRST_STRENGTH
+    return f" The level begins at {255 * first:.0f} gray levels here, at {theirs:.1f} in the sources." if first else ""
 
 
 def _settle_zero_layer(claim: pd.Series, study: Study) -> Verdict:

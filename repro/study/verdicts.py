@@ -23,7 +23,6 @@ result, and :func:`check` fails where the file no longer follows from them.
 
 import io
 import itertools
-import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
@@ -108,7 +107,9 @@ class Group:
         return self.trained and self.budget != "paper"
 
     def command(self, evaluation: str) -> str:
-        """What measures the published network once more."""
+        """What measures the published network once more; where no weights are published, what trains it again."""
+        if not (files.results() / "weights" / f"{self.first.name}.safetensors").exists():
+            return self.first["command"]
         about = next(e for e in self.first["evaluations"] if e["name"] == evaluation)
         parts = [f"repro evaluate --model {self.first.name} --data {about['dataset']}"]
         parts += [f"--sigma {about['sigma_255']:g}"] if about["sigma_255"] is not None else []
@@ -120,6 +121,7 @@ class Group:
         parts += [f"--crop-multiple {about['crop_multiple']}"] if about.get("crop_multiple") else []
         parts += [f"--patch {about['patch']}"] if about["patch"] else []
         parts += ["--ensemble"] if about.get("ensemble") else []
+        parts += [f"--{option} {about[option]}" for option in ("seed", "limit") if about.get(option)]
         return " ".join(parts) if self.trained else self.first["command"]
 
     @property
@@ -131,23 +133,8 @@ class Group:
         return pd.concat(columns, axis=1).mean(axis=1)
 
     def same_recipe(self, other: "Group") -> bool:
-        """Whether two trained groups differ in nothing but the network and the seed.
-
-        What a record does not say had its default: it is older than the setting.
-        """
-        said = ({name: entry["value"] for name, entry in g.first["hyperparameters"].items()} for g in (self, other))
-        one, two = (_default_settings() | settings for settings in said)
-        names = (one.keys() | two.keys()) - {"model", "sizes", "seed"}
-        return all(one.get(name) == two.get(name) for name in names)
-
-
-@cache
-def _default_settings() -> dict:
-    """Fields of :class:`repro.train.TrainConfig` with their defaults, as a record would have them."""
-    from repro.train import TrainConfig
-
-    settings = json.loads(json.dumps(asdict(TrainConfig(steps=1))))
-    return {name: value for name, value in settings.items() if name != "steps"}  # which has none
+        """Whether two trained groups differ in nothing but the network and the seed."""
+        return not archive.find_differences(self.first.settings, other.first.settings)
 
 
 @dataclass(frozen=True)
@@ -201,6 +188,8 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
     verdict = _settle(claim, study)
     if verdict.word != NOT_TESTABLE and not verdict.command:  # it was computed just now, from no record
         return replace(verdict, command="repro claims --write")
+    if verdict.command.startswith("repro campaign") and not verdict.waits_for:  # its record is not in the way there
+        return replace(verdict, command=f"{verdict.command} --results again")
     return verdict
 
 
@@ -433,7 +422,8 @@ def _settle_over_on_real_noise(claim: pd.Series, study: Study) -> Verdict:
         better = claim.copy()
         better["number"] = 1.0
         verdict = judge_ordering(better, first, second, evaluation, metric)
-        about = _describe_real_training(claim, first).removeprefix(", ").capitalize()
+        about = _describe_real_training(claim, first).removeprefix(", ")
+        about = about[:1].upper() + about[1:]
         word = DIRECTION if verdict.word == REPRODUCED else verdict.word
         return replace(verdict, word=word, reason=f"{verdict.reason} {about}.")
     if firsts:  # another run of ours would settle nothing

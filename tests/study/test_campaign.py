@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pandas as pd
@@ -146,6 +147,30 @@ def test_a_missing_data_set_does_not_end_the_campaign(tmp_path):
     written = campaign.run(only=("*",), results=tmp_path, experiments=[closed, TINY], say=said.append)
     assert [folder.parent.name for folder in written] == ["tiny"]
     assert any("div2k" in line for line in said)
+
+
+def test_a_stop_is_not_swallowed_by_code_that_gets_over_errors():
+    with pytest.raises(campaign.Stopped), campaign._ending(None):
+        with suppress(ReproError, OSError):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        pytest.fail("the campaign went on")
+
+
+def test_a_record_of_other_weights_or_settings_is_outdated(make_record):
+    row = replace(TINY, name="two", data=None, train=None, weights="dncnn-gray-30-published", evaluate=())
+    record = make_record("two", [30.0, 31.0], steps=0, weights="dncnn-gray-50-published")
+    record.content.update(method=row.method, colour=row.colour, sigma_255=row.sigma_255, evaluations=[])
+    assert not campaign._is_current(record, row, 0)
+    assert campaign._is_current(record, replace(row, weights="dncnn-gray-50-published"), 0)
+    assert not campaign._is_current(record, replace(row, weights="dncnn-gray-50-published", gradients="kodak24"), 0)
+    assert not campaign._is_current(record, replace(row, weights="dncnn-gray-50-published", sigma_255=999.0), 0)
+
+
+def test_a_setting_that_is_newer_than_a_record_had_its_default_there(make_record):
+    old, new = make_record("old", [30.0, 31.0]), make_record("new", [30.0, 31.0], pairs="polyu", pairs_share=1.0)
+    assert records.find_differences(old.settings, new.settings) == ["pairs", "pairs_share"]
+    assert records.find_differences(old.settings, make_record("same", [30.0, 31.0], pairs=None).settings) == []
 
 
 def test_hours_end_a_campaign(tmp_path):
