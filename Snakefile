@@ -120,7 +120,15 @@ rule all:
     localrule: True
 
 
+def list_needed(wildcards):
+    """Records of missing runs whose weights this one begins from."""
+    needed = [(name, "0") for name in RUNS[wildcards.experiment, wildcards.seed]["needs"]]
+    return [locate_record(*run) for run in needed if run in MISSING]
+
+
 rule experiment:
+    input:
+        list_needed,
     output:
         locate_record("{experiment}", "{seed}"),
     wildcard_constraints:

@@ -173,12 +173,8 @@ def describe_recipe(study: Study) -> str:
         changed, usual = ssdn._find(other, study), ssdn._find(own, study)
         if changed and usual:
             one, two = (group.per_image("kodak24-25") for group in (changed[0], usual[0]))
-            lines.append(f"- {what} changes Kodak24 by {_show(compare(one, two))} dB, to {one.mean():.2f} dB.")
+            lines.append(f"- {what} changes Kodak24 by {compare(one, two).signed()} dB, to {one.mean():.2f} dB.")
     return "Measured, with 95 % intervals:\n\n" + "\n".join(lines) if lines else "No such pair is trained yet."
-
-
-def _show(interval: Interval) -> str:
-    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
 # --- one photograph, every method

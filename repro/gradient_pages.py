@@ -16,7 +16,7 @@ from repro.metrics import psnr_db
 from repro.models import MODELS
 from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
-from repro.study.statistics import Interval, compare
+from repro.study.statistics import compare
 from repro.study.verdicts import Study
 
 NONE_EXCHANGED = "No network was given other gradients yet."
@@ -82,7 +82,7 @@ def describe_suspects(study: Study) -> str:
             name = f"kodak24-{level:g}"
             cells.append(" / ".join(_mean(group, f"{name}{ending}") for ending in ("", "-clipped")))
             both = neighbour and all(level in _levels(side) for side in (group, neighbour))
-            cells.append(_show(compare(group.per_image(name), neighbour.per_image(name))) if both else "")
+            cells.append(compare(group.per_image(name), neighbour.per_image(name)).signed() if both else "")
         body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     if not body:
         return NOT_YET
@@ -98,8 +98,8 @@ def describe_findings(study: Study) -> str:
     for level in LEVELS if own else ():
         clipped = compare(own.per_image(f"kodak24-{level:g}-clipped"), own.per_image(f"kodak24-{level:g}"))
         sentences.append(
-            f"The slides' own DnCNN, trained on clipped noise, gains {_show(clipped)} dB at sigma {level:g} where the "
-            "noise of the test is clipped as well."
+            f"The slides' own DnCNN, trained on clipped noise, gains {clipped.signed()} dB at sigma {level:g} where "
+            "the noise of the test is clipped as well."
         )
     effects = []
     for name, (other, change) in SUSPECTS.items():
@@ -108,7 +108,7 @@ def describe_findings(study: Study) -> str:
             effects.append((compare(one, two), change, name))
     telling = sorted((e for e in effects if e[0].sign), key=lambda effect: -abs(effect[0].mean))
     if telling:
-        each = "; ".join(f"{change} ({name}), {_show(paired)} dB" for paired, change, name in telling[:4])
+        each = "; ".join(f"{change} ({name}), {paired.signed()} dB" for paired, change, name in telling[:4])
         tried = f"Of {len(effects)} changes that were tried one at a time"
         sentences.append(f"{tried}, these weigh most at sigma 50: {each}.")
     missing = [name for name, (other, _) in SUSPECTS.items() if not {name, other} <= groups.keys()]
@@ -132,10 +132,6 @@ def describe_real(study: Study) -> str:
         for name, values in rows
     )
     return _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
-
-
-def _show(paired: Interval) -> str:
-    return f"{paired.mean:+.2f} [{paired.low:+.2f}, {paired.high:+.2f}]"
 
 
 def _levels(group) -> set[float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from repro import files, forensic_pages, pages, rerun_pages, status_pages
@@ -80,6 +81,10 @@ def execute(name: str, output: Path, **values: object) -> Path:
         raise ReproError(
             f"The notebook {name} failed in cell {number} ({line}): "
             f"{error.ename}: {str(error.evalue).rstrip('.')}. See {failed}."
+        ) from None
+    except DeadKernelError:
+        raise ReproError(
+            f"The kernel of the notebook {name} died, as it does where memory runs out. See {failed}."
         ) from None
     _forget_paths(failed)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def status(results: Path | None = None, experiments: list[Experiment] | None = N
     for experiment in experiments if experiments is not None else listing.load():
         for seed in experiment.seeds:
             rows.append(_describe(experiment, seed, results))
-    columns = ["experiment", "seed", "budget", "state", "steps", "seconds", "steps_planned", "seconds_planned"]
+    columns = ["experiment", "seed", "budget", "state", "steps", "seconds", "steps_planned", "seconds_planned", "needs"]
     frame = pd.DataFrame(rows, columns=columns)
     pace = frame[frame["steps"] > 0]
     for index, row in frame.iterrows():
@@ -400,7 +400,7 @@ def _note_environment(folder: Path) -> None:
 
 def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
     row = {"experiment": experiment.name, "seed": seed, "budget": experiment.budget, "state": "waiting"}
-    row |= {"steps": 0, "seconds": 0.0, "steps_planned": 0, "seconds_planned": 0.0}
+    row |= {"steps": 0, "seconds": 0.0, "steps_planned": 0, "seconds_planned": 0.0, "needs": list(experiment.needs)}
     if experiment.train is not None:
         row["steps_planned"] = experiment.train.get("steps") or 0
         row["seconds_planned"] = float(experiment.train.get("seconds") or 0)

@@ -82,6 +82,12 @@ class Experiment:
         """Whether the weights of this seed come with the study: of the first seed only, for their size."""
         return self.train is not None and self.publish and seed == self.seeds[0]
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Experiments whose weights this one measures or starts a part from."""
+        named = (self.weights, self.sizes.get("naive_weights"))
+        return tuple(name.removesuffix("-seed0") for name in named if name and not name.endswith("-published"))
+
     def train_config(self, seed: int):
         """The :class:`repro.train.TrainConfig` of one seed."""
         from repro.train import TrainConfig  # torch is not needed to read the list

@@ -61,11 +61,11 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
     """The verdict on a claim of 003, or None where the rules for all sources have one."""
     metric = claim["metric"]
     if metric == "psnr" and not claim["dataset"]:
-        return verdicts._untested(claim, study, "its pictures are lost: what was measured is not said", waits=False)
+        return verdicts.untested(claim, study, "its pictures are lost: what was measured is not said", waits=False)
     if claim["dataset"] == "SIDD" and claim["variant"] in PAPER:
-        return verdicts._untested(claim, study, ON_BENCHMARK, waits=False)
+        return verdicts.untested(claim, study, ON_BENCHMARK, waits=False)
     if claim["dataset"] == "SIDD" and metric == "psnr":
-        return verdicts._untested(claim, study, SEEN, waits=False)
+        return verdicts.untested(claim, study, SEEN, waits=False)
     if claim["dataset"] == "SIDD" and metric == "ordering":
         return _settle_real_ordering(claim, study)
     if metric == "psnr":
@@ -76,7 +76,7 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
         for words, rule in DIRECTIONS.items():
             if words in claim["variant"]:
                 return rule(claim, study)
-        return verdicts._untested(claim, study, "the study has no measure for it")
+        return verdicts.untested(claim, study, "the study has no measure for it")
     if metric in ledger.ARCHITECTURE:
         return _settle_architecture(claim)
     if metric in ledger.DATA | {
@@ -90,7 +90,7 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
         "estimate_factor",
         "gradient_weight",
     }:
-        return verdicts._untested(claim, study, "it is a choice, not an outcome", waits=False)
+        return verdicts.untested(claim, study, "it is a choice, not an outcome", waits=False)
     return None
 
 
@@ -116,7 +116,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
         return _settle_exchanged(claim, study)
     groups = find(column(claim), study, dataset, sigma)
     if not groups:
-        return verdicts._untested(claim, study, f"there is no record of {column(claim)} here")
+        return verdicts.untested(claim, study, f"there is no record of {column(claim)} here")
     group = groups[0]
     evaluation = group.first.find_evaluation(dataset, sigma)["name"]
     values = group.per_image(evaluation)
@@ -131,7 +131,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     near += "" if claim["variant"] in PAPER else ", which is of one random crop of each"
     if group.smaller:
         near += f", at the {group.budget} budget ({group.first['variant']})"
-    elif abs(difference) <= tolerance:
+    elif verdicts.within(difference, tolerance):
         return Verdict(claim["id"], REPRODUCED, f"{near}.", **facts)
     holds, why = _side_of_bm3d(claim, study, values, evaluation)
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, f"{near}; {why}.", **facts)
@@ -146,7 +146,7 @@ def _side_of_bm3d(claim: pd.Series, study: Study, values: pd.Series, evaluation:
     for other in find("BM3D", study, ledger.dataset_name(claim), claim["sigma_255"]):
         if other.first.find_evaluation(ledger.dataset_name(claim), claim["sigma_255"])["name"] == evaluation:
             paired = compare(values, other.per_image(evaluation))
-            return paired.sign == side, f"{verdicts._show(paired)} dB over our BM3D, image by image"
+            return paired.sign == side, f"{paired.signed()} dB over our BM3D, image by image"
     margin = float(values.mean()) - printed
     return side * margin > PSNR_TRAINED_HERE_DB, _describe_margin(margin)
 
@@ -165,7 +165,7 @@ def _printed_bm3d(claim: pd.Series, study: Study) -> float:
 def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
     found = _read_gradients(study, claim["sigma_255"])
     if found is None:
-        return verdicts._untested(claim, study, "no network's gradients were exchanged yet")
+        return verdicts.untested(claim, study, "no network's gradients were exchanged yet")
     group, by_kind = found
     ours = float(by_kind["bm3d"].mean())
     printed = _printed_bm3d(claim, study)
@@ -194,7 +194,7 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
             alike = COLUMNS[first][0] != COLUMNS[second][0] or one.same_recipe(other)
             if same_images and alike:
                 return verdicts.judge_ordering(claim, one, other, evaluation)
-    return verdicts._untested(claim, study, f"there are no per-image results of both: {claim['variant']}")
+    return verdicts.untested(claim, study, f"there are no per-image results of both: {claim['variant']}")
 
 
 def _settle_real_ordering(claim: pd.Series, study: Study) -> Verdict:
@@ -202,7 +202,7 @@ def _settle_real_ordering(claim: pd.Series, study: Study) -> Verdict:
     sides = [REAL_COLUMNS.get(side) for side in claim["variant"].split(" over ")]
     groups = [study.find(*side, "rgb", REAL_PHOTOGRAPHS, None) if side else [] for side in sides]
     if not all(groups):
-        verdict = verdicts._untested(claim, study, SEEN, waits=None not in sides)
+        verdict = verdicts.untested(claim, study, SEEN, waits=None not in sides)
         after = f"; other photographs wait for the experiment {verdict.waits_for}" if verdict.waits_for else ""
         return replace(verdict, reason=f"{SEEN[0].upper()}{SEEN[1:]}{after}.")
     first, second = (found[0] for found in groups)
@@ -230,10 +230,10 @@ def _read_gradients(study: Study, sigma_255: float) -> tuple[Group, pd.DataFrame
 def _settle_exchange_without_effect(claim: pd.Series, study: Study) -> Verdict:
     """Printed equal to three decimals; ours are equal where they agree to that."""
     if claim["dataset"] == "SIDD":
-        return verdicts._untested(claim, study, SEEN, waits=False)
+        return verdicts.untested(claim, study, SEEN, waits=False)
     found = _read_gradients(study, claim["sigma_255"])
     if found is None:
-        return verdicts._untested(claim, study, "no network's gradients were exchanged yet")
+        return verdicts.untested(claim, study, "no network's gradients were exchanged yet")
     group, by_kind = found
     paired = compare(by_kind["bm3d"], by_kind["own"])
     nothing = compare(by_kind["zero"], by_kind["own"])
@@ -264,7 +264,7 @@ def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
             losses = table.loc[table["gradient"] == "own", ["gradient_loss", "gradient_loss_displayed"]].mean()
             found[about["variant"].removesuffix(NARROW)] = group, losses
     if not {"DnCNN", "BM3D"} <= found.keys():
-        return verdicts._untested(claim, study, "the gradient losses of a network with DnCNN and of one with BM3D wait")
+        return verdicts.untested(claim, study, "the gradient losses of a network with DnCNN and of one with BM3D wait")
     (group, dncnn), (other, bm3d) = found["DnCNN"], found["BM3D"]
     shown = [f"{loss['gradient_loss_displayed']:.1f}" for loss in (dncnn, bm3d)]
     holds = shown[0] == "0.0" != shown[1]
@@ -281,8 +281,12 @@ def _settle_estimate(claim: pd.Series, study: Study) -> Verdict:
     """Five times the estimate against the estimate itself, on the real noise that is at hand."""
     plain, times_5 = (study.find("bm3d", words, "rgb", "cc15", None) for words in ("estimated", "estimated, times 5"))
     if not (plain and times_5):
-        return verdicts._untested(claim, study, "BM3D with both levels has no record yet")
-    return verdicts.judge_ordering(claim, times_5[0], plain[0], plain[0].first.find_evaluation("cc15", None)["name"])
+        return verdicts.untested(claim, study, "BM3D with both levels has no record yet")
+    verdict = verdicts.judge_ordering(claim, times_5[0], plain[0], plain[0].first.find_evaluation("cc15", None)["name"])
+    if not all(group.first.find_evaluation("sidd_samples", None) for group in (times_5[0], plain[0])):
+        return verdict
+    blocks = compare(times_5[0].per_image("sidd_samples"), plain[0].per_image("sidd_samples"))
+    return replace(verdict, reason=f"{verdict.reason} On {blocks.count} blocks of SIDD: {blocks.signed()} dB.")
 
 
 def _settle_breaking_patches(claim: pd.Series, study: Study) -> Verdict:
@@ -333,9 +337,9 @@ def _settle_clean_target(claim: pd.Series, study: Study) -> Verdict:
         gained = compare(group.per_image(evaluation), group.per_image(evaluation, "psnr_noisy_db"))
         facts = {"difference": gained.mean, "low": gained.low, "high": gained.high, "budget": group.budget}
         facts |= {"evidence": group.names, "command": group.command(evaluation)}
-        what = f"{verdicts._show(gained)} dB over the noisy images at sigma 25"
-        return verdicts._by_sign(claim, gained, group.smaller, what, facts)
-    return verdicts._untested(claim, study, "there is no record of such a network")
+        what = f"{gained.signed()} dB over the noisy images at sigma 25"
+        return verdicts.by_sign(claim, gained, group.smaller, what, facts)
+    return verdicts.untested(claim, study, "there is no record of such a network")
 
 
 def _settle_channel_count(claim: pd.Series, study: Study) -> Verdict:

@@ -44,7 +44,7 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
 
 
 def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
-    verdict = verdicts._untested(claim, study, _why_not(claim), waits=False)
+    verdict = verdicts.untested(claim, study, _why_not(claim), waits=False)
     needs, command = _tell_test(claim)
     if not command:
         return verdict
@@ -74,12 +74,12 @@ def _tell_test(claim: pd.Series) -> tuple[str, str]:
 def _why_not(claim: pd.Series) -> str:
     if claim["dataset"] == "SIDD benchmark":
         return "SIDD benchmark: its ground truth stays with its home page, which scores what is submitted"
-    return verdicts._why_not(claim, claim["method"])
+    return verdicts.why_not(claim, claim["method"])
 
 
 def _settle_noise_map(claim: pd.Series, study: Study) -> Verdict:
     reason = "neither the photographs, nor what their true noise map is, nor its scale is said"
-    return verdicts._untested(claim, study, reason, waits=False)
+    return verdicts.untested(claim, study, reason, waits=False)
 
 
 # --- orderings
@@ -90,21 +90,21 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
     if "ensemble" in variant:
         return _settle_ensemble(claim, study)
     if "DeamNet" in variant:
-        return verdicts._untested(claim, study, _why_not(claim), waits=False)
+        return verdicts.untested(claim, study, _why_not(claim), waits=False)
     of_map = variant.startswith("noise map of ")
     first, second = (read_state(side) for side in variant.removeprefix("noise map of ").split(" over "))
     found = find_pair(first, second, study)
     if found is None:
-        return verdicts._untested(claim, study, "there are no two networks that differ in this alone")
+        return verdicts.untested(claim, study, "there are no two networks that differ in this alone")
     one, other = found
     if of_map:  # the smaller error is the better one
         paired = compare(_of_last_stage(other, "noise_map_l1_255"), _of_last_stage(one, "noise_map_l1_255"))
     else:
         paired = _compare_images(one, other)
     unit = "gray levels nearer to the true map" if of_map else "dB"
-    what = f"{verdicts._show(paired)} {unit} {_where(one)}"
+    what = f"{paired.signed()} {unit} {_where(one)}"
     facts = _facts(paired, one, other)
-    return verdicts._by_sign(claim, paired, True, what, facts)
+    return verdicts.by_sign(claim, paired, True, what, facts)
 
 
 def read_state(words: str) -> dict:
@@ -158,12 +158,12 @@ def _settle_ensemble(claim: pd.Series, study: Study) -> Verdict:
                 continue
             values = (group.per_image(name, column) for name in (evaluation["name"], single))
             paired = compare(*values)
-            shown = f"{verdicts._show(paired)} dB"
+            shown = f"{paired.signed()} dB"
             if metric == "ssim":
                 shown = f"{paired.mean:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
             what = f"{shown} on {evaluation['dataset']}, in place of {claim['dataset']}"
-            return verdicts._by_sign(claim, paired, True, what, _facts(paired, group))
-    return verdicts._untested(claim, study, "no network was measured both ways")
+            return verdicts.by_sign(claim, paired, True, what, _facts(paired, group))
+    return verdicts.untested(claim, study, "no network was measured both ways")
 
 
 # --- stages
@@ -175,14 +175,14 @@ def _settle_direction(claim: pd.Series, study: Study) -> Verdict:
         "image improves with every stage, ever less": _settle_image_improves,
         "a sixth stage adds nothing": lambda c, s: _settle_saturation(c, s, {"stages": 6}, {"stages": 5}),
         "more than 16 blocks add little": lambda c, s: _settle_saturation(c, s, {"blocks": 20}, {"blocks": 16}),
-        "best to the eye": lambda c, s: verdicts._untested(c, s, "whose eye, and on which images, is not said", False),
+        "best to the eye": lambda c, s: verdicts.untested(c, s, "whose eye, and on which images, is not said", False),
     }[claim["variant"]](claim, study)
 
 
 def _settle_noise_map_improves(claim: pd.Series, study: Study) -> Verdict:
     group = _find_longest(study)
     if group is None:
-        return verdicts._untested(claim, study, "no network of several stages was measured stage by stage")
+        return verdicts.untested(claim, study, "no network of several stages was measured stage by stage")
     errors = [_of_stage(group, stage, "noise_map_l1_255") for stage in _stages(group)]
     steps = [compare(before, after) for before, after in pairwise(errors)]
     return _judge_steps(claim, group, steps, "gray levels nearer to the true map")
@@ -191,7 +191,7 @@ def _settle_noise_map_improves(claim: pd.Series, study: Study) -> Verdict:
 def _settle_image_improves(claim: pd.Series, study: Study) -> Verdict:
     group = _find_longest(study)
     if group is None:
-        return verdicts._untested(claim, study, "no network of several stages was measured stage by stage")
+        return verdicts.untested(claim, study, "no network of several stages was measured stage by stage")
     psnr = [_of_stage(group, stage, "psnr_db") for stage in _stages(group)]
     steps = [compare(after, before) for before, after in pairwise(psnr)]
     # Ever less: the first gain against the last.
@@ -202,7 +202,7 @@ def _settle_image_improves(claim: pd.Series, study: Study) -> Verdict:
 def _judge_steps(
     claim: pd.Series, group: Group, steps: list[Interval], unit: str, shrinks: Interval | None = None
 ) -> Verdict:
-    shown = "; ".join(f"{verdicts._show(step)} at stage {stage}" for stage, step in enumerate(steps, start=2))
+    shown = "; ".join(f"{step.signed()} at stage {stage}" for stage, step in enumerate(steps, start=2))
     reason = f"In {unit}: {shown}; {_where(group)}."
     holds = all(step.sign == 1 for step in steps) and (shrinks is None or shrinks.sign == 1)
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, **_facts(None, group))
@@ -211,10 +211,10 @@ def _judge_steps(
 def _settle_saturation(claim: pd.Series, study: Study, more: dict, less: dict) -> Verdict:
     found = find_pair(more, less, study)
     if found is None:
-        return verdicts._untested(claim, study, "there are no two networks that differ in this alone")
+        return verdicts.untested(claim, study, "there are no two networks that differ in this alone")
     paired = _compare_images(*found)
     word = DIRECTION if paired.high <= verdicts.PSNR_DB else NOT_REPRODUCED
-    return Verdict(claim["id"], word, f"{verdicts._show(paired)} dB {_where(found[0])}.", **_facts(paired, *found))
+    return Verdict(claim["id"], word, f"{paired.signed()} dB {_where(found[0])}.", **_facts(paired, *found))
 
 
 def _find_longest(study: Study) -> Group | None:
@@ -280,12 +280,12 @@ def _settle_parameters(claim: pd.Series, study: Study) -> Verdict:
 
 def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
     if claim["method"] != "ScaoedNet":
-        return verdicts._untested(claim, study, f"{claim['method']} is no part of this study", waits=False)
+        return verdicts.untested(claim, study, f"{claim['method']} is no part of this study", waits=False)
     stages = read_state(claim["variant"])["stages"]
     cost, further = _cost(stages), (_cost(3).macs - _cost(1).macs) / 2e9
     ours = cost.macs / 1e9
     difference, tolerance = ours - claim["number"], verdicts.FLOPS_RELATIVE["ScaoedNet"] * claim["number"]
-    word = REPRODUCED if verdicts._within(difference, tolerance) else NOT_REPRODUCED
+    word = REPRODUCED if verdicts.within(difference, tolerance) else NOT_REPRODUCED
     printed = ledger.find(study.claims, source="004", metric="flops", method="ScaoedNet")["number"].tolist()
     steps = " and ".join(f"{after - before:g}" for before, after in pairwise(printed))
     reason = (

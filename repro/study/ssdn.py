@@ -55,7 +55,7 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     measured = _measure(claim, study)
     if measured is None:
         what = f"{claim['method']} {claim['variant']}".rstrip()
-        return verdicts._untested(claim, study, f"there is no record of {what} on {claim['dataset']}")
+        return verdicts.untested(claim, study, f"there is no record of {what} on {claim['dataset']}")
     group, columns = measured
     ours = float(np.mean([column.mean() for column in columns]))
     difference = ours - claim["number"]
@@ -67,7 +67,7 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     side_of = "above" if difference >= 0 else "below"
     near = f"{ours:.2f} dB, {abs(difference):.2f} dB {side_of} the printed value"
     if not group.smaller:
-        word = REPRODUCED if verdicts._within(difference, tolerance) else NOT_REPRODUCED
+        word = REPRODUCED if verdicts.within(difference, tolerance) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
     classical = ledger.find(study.claims, source="002", table="Table 1", method="CBM3D", dataset=claim["dataset"])
     printed = classical["number"].iloc[0]
@@ -78,7 +78,7 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     if other is not None and len(columns) == 1:
         paired = compare(columns[0], other[1][0])
         word = DIRECTION if paired.sign == side else NOT_REPRODUCED
-        why = f"{verdicts._show(paired)} dB over CBM3D, image by image"
+        why = f"{paired.signed()} dB over CBM3D, image by image"
     return Verdict(claim["id"], word, f"{near} at the {group.budget} budget; {why}.", **facts)
 
 
@@ -97,7 +97,7 @@ def _settle_value_of_range(claim: pd.Series, study: Study) -> Verdict:
                     f"{high:g}, the ends of the range it was trained for, at the {group.budget} budget."
                 )
                 return Verdict(claim["id"], _word(worst <= claim["number"] <= best, (group,)), reason, **_facts(group))
-    return verdicts._untested(claim, study, "there is no network for a range of levels")
+    return verdicts.untested(claim, study, "there is no network for a range of levels")
 
 
 def _measure(claim: pd.Series, study: Study) -> tuple[Group, list[pd.Series]] | None:
@@ -132,7 +132,7 @@ def _settle_iterations_ratio(claim: pd.Series, study: Study) -> Verdict:
 def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
     first, second = (_of(name, claim, study) for name in (("SSDN", "known"), ("CBM3D", "")))
     if first is None or second is None:
-        return verdicts._untested(claim, study, "there are no per-image results of both")
+        return verdicts.untested(claim, study, "there are no per-image results of both")
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
     return verdicts.judge_ordering(claim, first[0], second[0], evaluation)
 
@@ -147,10 +147,10 @@ def _settle_trends(claim: pd.Series, study: Study) -> Verdict:
     cells = [cell for _, cell in column.iterrows() if cell["method"] != "CBM3D"]
     found = {cell["id"]: _measure(cell, study) for cell in cells}
     if not all(found.values()):
-        return verdicts._untested(claim, study, "not all methods of the table are trained yet")
+        return verdicts.untested(claim, study, "not all methods of the table are trained yet")
     groups = [measured[0] for measured in found.values()]
     if not all(alike(groups[0], group) for group in groups):
-        return verdicts._untested(claim, study, "the methods of the table were not trained alike")
+        return verdicts.untested(claim, study, "the methods of the table were not trained alike")
     wrong, pairs = [], 0
     for k, first in enumerate(cells):
         for second in cells[k + 1 :]:
@@ -161,7 +161,7 @@ def _settle_trends(claim: pd.Series, study: Study) -> Verdict:
             paired = compare(found[first["id"]][1][0], found[second["id"]][1][0])
             if paired.sign != math.copysign(1, printed):
                 names = (" ".join(filter(None, (c["method"], c["variant"]))) for c in (first, second))
-                wrong.append(f"{' over '.join(names)} is {verdicts._show(paired)} dB, printed {printed:+.2f}")
+                wrong.append(f"{' over '.join(names)} is {paired.signed()} dB, printed {printed:+.2f}")
     told = f"; not so: {'; '.join(wrong)}" if wrong else ""
     reason = f"{pairs - len(wrong)} of {pairs} pairs in the printed order{told}."
     smaller = any(group.smaller for group in groups)
@@ -172,15 +172,15 @@ def _settle_trends(claim: pd.Series, study: Study) -> Verdict:
 def _settle_at_best(claim: pd.Series, study: Study) -> Verdict:
     first, second = _of(("SSDN", "known"), claim, study), _of(("N2C", ""), claim, study)
     if first is None or second is None or not alike(first[0], second[0]):
-        return verdicts._untested(claim, study, "there are no two networks trained alike")
+        return verdicts.untested(claim, study, "there are no two networks trained alike")
     paired = compare(first[1][0], second[1][0])
     word = (DIRECTION if first[0].smaller else REPRODUCED) if paired.sign <= 0 else NOT_REPRODUCED
-    what = f"SSDN with known sigma is {verdicts._show(paired)} dB above N2C"
+    what = f"SSDN with known sigma is {paired.signed()} dB above N2C"
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
     for other in _find("N2C, patches of 64", study):  # the recipe suits the blind spot better than N2C
         if other.first.find_evaluation(ledger.dataset_name(claim), SIGMA_255):
             lead = compare(first[1][0], other.per_image(evaluation))
-            what += f", {verdicts._show(lead)} dB above N2C on patches of 64"
+            what += f", {lead.signed()} dB above N2C on patches of 64"
     return Verdict(claim["id"], word, f"{what}.", **_facts(first[0], second[0], paired=paired))
 
 
@@ -188,9 +188,9 @@ def _settle_above_n2v(claim: pd.Series, study: Study) -> Verdict:
     """Unknown sigma, which is what learning from noisy images alone knows."""
     first, second = _of(("SSDN", "unknown"), claim, study), _of(("N2V", ""), claim, study)
     if first is None or second is None or not alike(first[0], second[0]):
-        return verdicts._untested(claim, study, "there are no two networks trained alike")
+        return verdicts.untested(claim, study, "there are no two networks trained alike")
     paired = compare(first[1][0], second[1][0])
-    what = f"SSDN with unknown sigma is {verdicts._show(paired)} dB above N2V"
+    what = f"SSDN with unknown sigma is {paired.signed()} dB above N2V"
     holds = _word(paired.sign > 0, (first[0], second[0]))
     return Verdict(claim["id"], holds, f"{what}.", **_facts(first[0], second[0], paired=paired))
 
@@ -220,7 +220,7 @@ def _curve(group: Group, against: str = "step") -> pd.Series:
 
 
 def _missing(claim: pd.Series, study: Study) -> Verdict:
-    return verdicts._untested(claim, study, "there are no two runs to compare")
+    return verdicts.untested(claim, study, "there are no two runs to compare")
 
 
 def _settle_training_matches(claim: pd.Series, study: Study) -> Verdict:
@@ -228,7 +228,7 @@ def _settle_training_matches(claim: pd.Series, study: Study) -> Verdict:
     if pair is None:
         return _missing(claim, study)
     difference = _curve(pair[0]).iloc[-1] - _curve(pair[1]).iloc[-1]
-    holds = verdicts._within(difference, verdicts.PSNR_TRAINED_HERE_DB)
+    holds = verdicts.within(difference, verdicts.PSNR_TRAINED_HERE_DB)
     what = f"SSDN with unknown sigma is {difference:+.2f} dB above N2C"
     reason = f"At its end {what} on photographs kept out of training."
     facts = _facts(*pair) | {"difference": difference, "tolerance": verdicts.PSNR_TRAINED_HERE_DB}
@@ -315,7 +315,7 @@ def _settle_clipping(plain: str, clipped: str, loss_db: float) -> Callable[[pd.S
             values.append(group.per_image(on[0]))
         paired = compare(*values)
         holds = paired.low > loss_db
-        reason = f"Kodak24 without clipping is {verdicts._show(paired)} dB above Kodak24 with clipping"
+        reason = f"Kodak24 without clipping is {paired.signed()} dB above Kodak24 with clipping"
         needed = f", where more than {loss_db:g} dB would be a failure" if loss_db else ""
         told = f"{reason}{needed}.{_describe_start(pair[0])}"
         return Verdict(claim["id"], _word(holds, pair), told, **_facts(*pair, paired=paired))
@@ -367,7 +367,7 @@ def _settle_size_ratio(claim: pd.Series, study: Study) -> Verdict:
         f"arithmetic is {arithmetic:.2f} times as much, since four turned copies of the image pass through."
     )
     facts = {"ours": parameters, "difference": parameters - claim["number"], "evidence": "repro.study.costs"}
-    word = REPRODUCED if verdicts._within(parameters - claim["number"], 0.5) else NOT_REPRODUCED
+    word = REPRODUCED if verdicts.within(parameters - claim["number"], 0.5) else NOT_REPRODUCED
     return Verdict(claim["id"], word, reason, **facts)
 
 
@@ -504,7 +504,7 @@ def _facts(*groups: Group, paired: Interval | None = None) -> dict:
 
 
 def _untested(reason: str) -> Callable[[pd.Series, Study], Verdict]:
-    return lambda claim, study: verdicts._untested(claim, study, reason, waits=False)
+    return lambda claim, study: verdicts.untested(claim, study, reason, waits=False)
 
 
 RULES = {

@@ -23,6 +23,10 @@ class Interval(NamedTuple):
         """+1 or -1 where the whole interval lies above or below 0, else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
+    def signed(self) -> str:
+        """``+0.12 [+0.05, +0.19]``: a difference with its interval."""
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
 
 def bootstrap(values: ArrayLike, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
     """Percentile bootstrap interval of a mean.

@@ -220,7 +220,7 @@ def _settle(claim: pd.Series, study: Study) -> Verdict:
         return _settle_protocol(claim, study)
     if metric in ledger.DATA | ledger.PROTOCOL:
         return _settle_data(claim, study)
-    return _untested(claim, study, "it depends on the authors' machine, which is not here")
+    return untested(claim, study, "it depends on the authors' machine, which is not here")
 
 
 def settle_all(study: Study) -> pd.DataFrame:
@@ -288,8 +288,8 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
             groups.sort(key=lambda group: _find_counterpart(claim, group, study) is None)
         return judge_value(claim, groups[0], groups[0].first.find_evaluation(dataset, sigma)["name"], study)
     if groups:
-        return _untested(claim, study, "no tolerance was fixed for this measure", waits=False)
-    return _untested(claim, study, _why_not(claim, claim["method"]))
+        return untested(claim, study, "no tolerance was fixed for this measure", waits=False)
+    return untested(claim, study, why_not(claim, claim["method"]))
 
 
 def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -> Verdict:
@@ -305,7 +305,7 @@ def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -
         "command": group.command(evaluation),
     }  # fmt: skip
     near = f"{ours:.2f} dB, {abs(difference):.2f} dB {'above' if difference >= 0 else 'below'} the printed value"
-    if not group.smaller and _within(difference, tolerance):
+    if not group.smaller and within(difference, tolerance):
         return Verdict(claim["id"], REPRODUCED, f"{near}.", **facts)
     direction, why = judge_direction(claim, group, evaluation, study)
     word = DIRECTION if direction else NOT_REPRODUCED
@@ -338,7 +338,7 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
         printed = ledger.find(study.claims, source="001", table="Table 1", variant=name)["number"].iloc[0]
         paired = compare(group.per_image(evaluation), counterpart.per_image(evaluation))
         side = math.copysign(1, claim["number"] - printed)
-        return paired.sign == side, f"{_show(paired)} dB against the state {name}, image by image"
+        return paired.sign == side, f"{paired.signed()} dB against the state {name}, image by image"
     classical = CLASSICAL[claim["colour"]]
     if claim["method"] == classical:
         return False, "a method that is not trained has no smaller budget"
@@ -354,7 +354,7 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
     for other in study.find("bm3d", "full", claim["colour"], dataset, sigma):
         if other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
             paired = compare(group.per_image(evaluation), other.per_image(evaluation))
-            return paired.sign == side, f"{_show(paired)} dB over {classical}, image by image"
+            return paired.sign == side, f"{paired.signed()} dB over {classical}, image by image"
     margin = float(group.per_image(evaluation).mean()) - printed
     return side * margin > PSNR_TRAINED_HERE_DB, f"{margin:+.2f} dB over the published {classical}"
 
@@ -383,12 +383,12 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
     if "flops" in variant or "parameters" in variant:
         return _settle_cost_ordering(claim, study)
     if "time" in variant:
-        return _untested(claim, study, "running times belong to the machine they were taken on", waits=False)
+        return untested(claim, study, "running times belong to the machine they were taken on", waits=False)
     contradicted = _read_own_table(claim, study)
     if contradicted:
         return Verdict(claim["id"], NOT_REPRODUCED, contradicted, evidence=f"{claim['source']}'s own table")
     if claim["dataset"] in CLOSED or not claim["dataset"]:
-        return _untested(claim, study, _why_not(claim, claim["method"]))
+        return untested(claim, study, why_not(claim, claim["method"]))
     if claim["noise"] == "real":
         return _settle_over_on_real_noise(claim, study)
     ours, other = _sides(claim)
@@ -402,8 +402,8 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
             return judge_ordering(claim, first, second, evaluation)
     if firsts and not seconds and claim["id"] not in study.waiting:  # another run of ours would settle nothing
         name = variant.split("over ")[-1]
-        return _untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
-    return _untested(claim, study, f"there are no per-image results of both: {claim['method']} {variant}")
+        return untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
+    return untested(claim, study, f"there are no per-image results of both: {claim['method']} {variant}")
 
 
 def _settle_over_on_real_noise(claim: pd.Series, study: Study) -> Verdict:
@@ -427,8 +427,8 @@ def _settle_over_on_real_noise(claim: pd.Series, study: Study) -> Verdict:
         word = DIRECTION if verdict.word == REPRODUCED else verdict.word
         return replace(verdict, word=word, reason=f"{verdict.reason} {about}.")
     if firsts:  # another run of ours would settle nothing
-        return _untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
-    return _untested(claim, study, _why_not(claim, claim["method"]))
+        return untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
+    return untested(claim, study, why_not(claim, claim["method"]))
 
 
 def judge_ordering(claim: pd.Series, first: Group, second: Group, evaluation: str, metric: str = "psnr_db") -> Verdict:
@@ -441,13 +441,13 @@ def judge_ordering(claim: pd.Series, first: Group, second: Group, evaluation: st
         "budget": first.budget or second.budget, "evidence": f"{first.names} {second.names}",
     }  # fmt: skip
     at = f" at the {facts['budget']} budget" if smaller else ""
-    shown = f"{_show(paired)} dB"
+    shown = f"{paired.signed()} dB"
     if metric == "ssim":
         shown = f"{paired.mean:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
-    return _by_sign(claim, paired, smaller, f"{shown}{at}", facts)
+    return by_sign(claim, paired, smaller, f"{shown}{at}", facts)
 
 
-def _by_sign(claim: pd.Series, interval: Interval, smaller: bool, what: str, facts: dict) -> Verdict:
+def by_sign(claim: pd.Series, interval: Interval, smaller: bool, what: str, facts: dict) -> Verdict:
     if interval.sign == claim["number"]:
         return Verdict(claim["id"], DIRECTION if smaller else REPRODUCED, f"{what}.", **facts)
     why = "the interval contains 0" if interval.sign == 0 else "the other way round"
@@ -490,7 +490,7 @@ def _settle_direction(claim: pd.Series, study: Study) -> Verdict:
     for words, rule in DIRECTIONS.items():
         if words in variant:
             return rule(claim, study)
-    return _untested(claim, study, "the study has no measure for it")
+    return untested(claim, study, "the study has no measure for it")
 
 
 def _settle_on_par(claim: pd.Series, study: Study) -> Verdict:
@@ -504,7 +504,7 @@ def _settle_on_par(claim: pd.Series, study: Study) -> Verdict:
     difference = replication - paper
     near = f"{abs(difference):.2f} dB {'above' if difference >= 0 else 'below'} the paper"
     reason = f"The replication prints {near}; this study calls {PSNR_TRAINED_HERE_DB} dB on par."
-    return judge_by_own_numbers(claim, _within(difference, PSNR_TRAINED_HERE_DB), reason)
+    return judge_by_own_numbers(claim, within(difference, PSNR_TRAINED_HERE_DB), reason)
 
 
 def _settle_noise_removal(claim: pd.Series, study: Study) -> Verdict:
@@ -521,8 +521,8 @@ def _settle_noise_removal(claim: pd.Series, study: Study) -> Verdict:
                 "budget": group.budget,
             }
             facts |= {"evidence": group.names, "command": group.first["command"]}
-            return _by_sign(claim, gained, group.smaller, f"{_show(gained)} dB over the noisy images", facts)
-    return _untested(claim, study, "there is no record of a SADNet for this noise")
+            return by_sign(claim, gained, group.smaller, f"{gained.signed()} dB over the noisy images", facts)
+    return untested(claim, study, "there is no record of a SADNet for this noise")
 
 
 def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
@@ -549,9 +549,9 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
                 "budget": group.budget,
             }
             facts |= {"evidence": group.names, "command": group.first["command"]}
-            what = f"The gain over {method} grows by {_show(growth)} dB from sigma 30 to 70"
-            return _by_sign(claim, growth, group.smaller, what, facts)
-    return _untested(claim, study, "it needs SADNet and one compared method at sigma 30 and 70")
+            what = f"The gain over {method} grows by {growth.signed()} dB from sigma 30 to 70"
+            return by_sign(claim, growth, group.smaller, what, facts)
+    return untested(claim, study, "it needs SADNet and one compared method at sigma 30 and 70")
 
 
 def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
@@ -575,7 +575,7 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
         count = int(rows["holds"].sum())
         reason = f"Holds at {count} of {len(rows)} scales: {shown}."
         return Verdict(claim["id"], NOT_REPRODUCED, reason, **facts)
-    return _untested(claim, study, "there is no network whose sampling points were measured")
+    return untested(claim, study, "there is no network whose sampling points were measured")
 
 
 @cache
@@ -602,7 +602,7 @@ def _settle_dilation(claim: pd.Series, study: Study) -> Verdict:
 def _settle_parameters(claim: pd.Series, study: Study) -> Verdict:
     cost = _cost(claim["method"])
     if cost is None:
-        return _untested(claim, study, f"the study has no {claim['method']} yet")
+        return untested(claim, study, f"the study has no {claim['method']} yet")
     ours = cost.parameters / 1000
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": 0.5, "evidence": "repro.build"}
     exact = f"{cost.parameters:,} in the network"
@@ -621,22 +621,22 @@ def _settle_parameters(claim: pd.Series, study: Study) -> Verdict:
 def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
     cost = _cost(claim["method"])
     if cost is None:
-        return _untested(claim, study, f"the study has no {claim['method']} yet")
+        return untested(claim, study, f"the study has no {claim['method']} yet")
     ours = cost.flops / 1e9
     relative = FLOPS_RELATIVE.get(claim["method"], FLOPS_RELATIVE_DEFAULT)
     tolerance = relative * claim["number"]
-    within = _within(ours - claim["number"], tolerance)
+    word = REPRODUCED if within(ours - claim["number"], tolerance) else NOT_REPRODUCED
     reason = f"{ours:.2f} G as the profilers of 2019 count; {cost.macs / 1e9:.2f} G true multiply-accumulates."
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}
     facts["evidence"] = "repro.study.costs"
-    return Verdict(claim["id"], REPRODUCED if within else NOT_REPRODUCED, reason, **facts)
+    return Verdict(claim["id"], word, reason, **facts)
 
 
 def _settle_cost_ordering(claim: pd.Series, study: Study) -> Verdict:
     what, relation, name = claim["variant"].split()  # "flops below RNAN"
     ours, other = _cost("SADNet"), _cost(name)
     if other is None:
-        return _untested(claim, study, f"the study has no {name} yet")
+        return untested(claim, study, f"the study has no {name} yet")
     first, second = ((getattr(cost, what)) for cost in (ours, other))
     holds = first < second if relation == "below" else first > second
     reason = f"{first:,} {what} against {second:,}."
@@ -676,7 +676,7 @@ def _settle_architecture(claim: pd.Series, study: Study) -> Verdict:
 
     found = find_layer_value(claim)
     if found is None:
-        return _untested(claim, study, "the network has no such part")
+        return untested(claim, study, "the network has no such part")
     same = found == claim["value"] if math.isnan(claim["number"]) else found == claim["number"]
     reason = f"The network that meets the authors' code has {found}."
     ours = float(found) if isinstance(found, int | float) else None
@@ -698,7 +698,7 @@ def _settle_protocol(claim: pd.Series, study: Study) -> Verdict:
                     budgets += [experiment.budget] if experiment.budget not in budgets else []
         told = "; ".join(f"{value} ({', '.join(budgets)})" for value, budgets in used.items())
         reason += f". The list's runs, by budget: {told}"
-    return _untested(claim, study, reason, waits=False)
+    return untested(claim, study, reason, waits=False)
 
 
 def _settle_data(claim: pd.Series, study: Study) -> Verdict:
@@ -716,16 +716,16 @@ def _settle_data(claim: pd.Series, study: Study) -> Verdict:
         word = REPRODUCED if ours == claim["number"] else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"The data set has {ours}.", ours=ours, evidence="repro.data.catalog")
     if claim["dataset"] in CLOSED:
-        return _untested(claim, study, catalog.find(CLOSED[claim["dataset"]]).obtain, waits=False)
+        return untested(claim, study, catalog.find(CLOSED[claim["dataset"]]).obtain, waits=False)
     if claim["metric"] in ledger.DATA:
-        return _untested(claim, study, "only the patches of this set are at hand, not its images", waits=False)
-    return _untested(claim, study, "it is a choice, not an outcome", waits=False)
+        return untested(claim, study, "only the patches of this set are at hand, not its images", waits=False)
+    return untested(claim, study, "it is a choice, not an outcome", waits=False)
 
 
 # --- why not ---------------------------------------------------------------------------------------------
 
 
-def _untested(claim: pd.Series, study: Study, reason: str, waits: bool = True) -> Verdict:
+def untested(claim: pd.Series, study: Study, reason: str, waits: bool = True) -> Verdict:
     waits_for = study.waiting.get(claim["id"], "") if waits else ""
     if waits_for:
         reason = f"it waits for the experiment {waits_for}"
@@ -734,7 +734,7 @@ def _untested(claim: pd.Series, study: Study, reason: str, waits: bool = True) -
     return Verdict(claim["id"], NOT_TESTABLE, sentence, waits_for=waits_for, command=command)
 
 
-def _why_not(claim: pd.Series, method: str) -> str:
+def why_not(claim: pd.Series, method: str) -> str:
     from repro.data import catalog
 
     if claim["dataset"] in CLOSED:
@@ -755,12 +755,8 @@ def _variant(claim: pd.Series) -> str:
     return claim["variant"] or "full"
 
 
-def _within(difference: float, tolerance: float) -> bool:
+def within(difference: float, tolerance: float) -> bool:
     return abs(difference) <= tolerance + 1e-9  # 29.69 - 29.64 is a little more than 0.05 to a computer
-
-
-def _show(interval: Interval) -> str:
-    return f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
 
 
 RULES = {
@@ -770,7 +766,7 @@ RULES = {
     "flops": _settle_flops,
     "psnr_loss": _settle_psnr_loss,
     "psnr_gain": _settle_over_on_real_noise,
-    "time": lambda claim, study: _untested(
+    "time": lambda claim, study: untested(
         claim, study, "running times belong to the machine they were taken on", waits=False
     ),
 }
@@ -781,8 +777,8 @@ DIRECTIONS = {
     "kernels": _settle_offsets,
     "samples on similar": _settle_offsets,
     "scale": _settle_offsets,
-    "fine-tuned": lambda claim, study: _untested(claim, study, _why_not(claim, "SADNet")),
+    "fine-tuned": lambda claim, study: untested(claim, study, why_not(claim, "SADNet")),
     "dilation keeps": _settle_dilation,
-    "in SSIM": lambda claim, study: _untested(claim, study, "the document prints no SSIM", waits=False),
-    "to the eye": lambda claim, study: _untested(claim, study, "whose eye is not said", waits=False),
+    "in SSIM": lambda claim, study: untested(claim, study, "the document prints no SSIM", waits=False),
+    "to the eye": lambda claim, study: untested(claim, study, "whose eye is not said", waits=False),
 }

@@ -28,6 +28,16 @@ def test_every_row_makes_a_run(experiment):
         assert catalog.find(experiment.data).role.startswith("train")
 
 
+def test_what_a_row_needs_stands_above_it():
+    names = [experiment.name for experiment in EXPERIMENTS]
+    needing = [experiment for experiment in EXPERIMENTS if experiment.needs]
+    assert len(needing) > 10
+    for experiment in needing:
+        for needed in experiment.needs:
+            assert names.index(needed) < names.index(experiment.name), f"{experiment.name} needs {needed}"
+            assert EXPERIMENTS[names.index(needed)].publishes(0)
+
+
 def test_budgets_keep_their_limits():
     bound = [e.train["seconds"] for e in EXPERIMENTS if e.budget == "gpu" and e.train is not None]
     assert bound and max(bound) == 1_500, "25 minutes"
