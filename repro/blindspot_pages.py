@@ -259,7 +259,7 @@ def describe_conventions(study: Study) -> str:
     )
     gaps = {name: _reported_db(study, name) - original for name, original in ssdn.ORIGINAL_DB.items()}
     wanted = gaps["BSD300"] - gaps["KODAK"]
-    raising = [s for s in shifts if s.dataset == "bsd300test" and s.shift and s.shift.sign]
+    raising = [s for s in shifts if s.dataset == "bsd300test" and s.is_told]
     raising = [s for s in raising if s.towards_report_db >= 0.005]  # what two digits can show
     raising.sort(key=lambda s: -s.towards_report_db)
     named = "; ".join(f"{s.convention}{' by the original' if s.originals else ''}, {s.towards_report_db:+.2f} dB"
@@ -276,8 +276,8 @@ def describe_conventions(study: Study) -> str:
         + render_table(table, "ssdn-conventions")
         + f"\n\nThe first row of each set is the report's own way; for a network without a blind spot, padding after "
         f"the noise and padding nothing by hand are the same. Shifts are against it. {told} {last} Intervals are of "
-        "the paired difference, image by image; where the images themselves differ, images are drawn from all of both "
-        "choices."
+        "the paired difference, image by image. Where the images themselves differ, images are drawn from all of both "
+        "choices: the shift is what these images give, the interval what others might."
     )
 
 

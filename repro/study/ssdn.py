@@ -245,6 +245,11 @@ def _settle_learning_rate(against: str) -> Callable[[pd.Series, Study], Verdict]
         plain = _pair("variable", "N2V without averaging", study, partial(alike, but="ema_decay"))
         if plain and (other := _lead(plain, against)) is not None:
             reason += f" Against N2V without averaging it is {_describe_lead(other, against)}."
+        if against == "seconds":
+            level = min(_curve(group).max() for group in pair)
+            first, second = (_reach(_curve(group, against), level) / 60 for group in pair)
+            reason += f" The most that both reach, {level:.2f} dB, it reaches after {first:.1f} minutes, N2V after"
+            reason += f" {second:.1f}."
         return Verdict(claim["id"], _word(bool((lead > 0).all()), pair), reason, **_facts(*pair))
 
     return settle_rate
@@ -404,6 +409,12 @@ class Shift:
     psnr_db: float
     shift: Interval | None  # None for the study's own convention
     originals: bool = False  # whether the original has it and the report has not; else the report may have it
+    same_images: bool = True  # else the two sets of images are given, and the interval is that of other images
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its sign is beyond chance. Which images there are is not a matter of chance."""
+        return bool(self.shift) and (bool(self.shift.sign) or not self.same_images)
 
     @property
     def towards_report_db(self) -> float:
@@ -434,7 +445,8 @@ def measure_conventions(group: Group, study: Study) -> list[Shift]:
         whole, part = (group.per_image(own[name]["name"]) for name in ("bsd300test", "cbsd68"))
         if set(part.index) <= set(whole.index):
             shift = compare_choices(whole, whole.index.isin(part.index), np.ones(len(whole), bool))
-            shifts.append(Shift("bsd300test", "the 68 images of CBSD68", group.first["variant"], part.mean(), shift))
+            who = group.first["variant"]
+            shifts.append(Shift("bsd300test", "the 68 images of CBSD68", who, part.mean(), shift, same_images=False))
     return shifts + _measure_all_300(study)
 
 
@@ -467,7 +479,8 @@ def _measure_all_300(study: Study) -> list[Shift]:
             test, other = (group.per_image(evaluation["name"]) for evaluation in found)
             everything = pd.concat([test, other[other.index.isin(training)]])
             shift = compare_choices(everything, np.ones(len(everything), bool), everything.index.isin(test.index))
-            return [Shift("bsd300test", "all 300 images", group.first["method"], everything.mean(), shift)]
+            who = group.first["method"]
+            return [Shift("bsd300test", "all 300 images", who, everything.mean(), shift, same_images=False)]
     return []
 
 
