@@ -48,7 +48,7 @@ def describe_table(settled: pd.DataFrame) -> str:
         )
         rows.append(
             f"<tr><td>{escape(name)}</td><td>{claim['dataset']}</td><td>{claim['value']}{copied}</td>"
-            f"<td>{pages._number(claim['ours'])}</td><td>{pages.show_verdict(claim['word'])}</td>"
+            f"<td>{pages._decibels(claim['ours'])}</td><td>{pages.show_verdict(claim['word'])}</td>"
             f"<td>{escape(claim['reason'])}</td></tr>"
         )
     head = "".join(f"<th>{name}</th>" for name in ("method", "images", "reproduction", "ours", "verdict", "why"))
