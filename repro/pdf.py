@@ -132,8 +132,22 @@ def _print_chapter(browser: Browser, built: Path, entry: Entry, anchors: set[str
     links = "".join(f'<a href="#{escape(one)}"></a>' for one in sorted(anchors | {one for one, _ in sections}))
     browser.run(f"document.body.insertAdjacentHTML('beforeend', `<div hidden>{links}</div>`)")
     browser.settle()
-    reader = PdfReader(io.BytesIO(browser.print_pdf(**PAPER)))
+    reader = _drop_empty_end(PdfReader(io.BytesIO(browser.print_pdf(**PAPER))))
     return Chapter(entry, title, [tuple(section) for section in sections], reader, _find_places(reader))
+
+
+def _drop_empty_end(reader: PdfReader) -> PdfReader:
+    """Without last pages that hold nothing: a chapter that fills its page to the end leaves one for its padding."""
+    full = len(reader.pages)
+    while full > 1 and not (reader.pages[full - 1].extract_text().strip() or reader.pages[full - 1].images):
+        full -= 1
+    if full == len(reader.pages):
+        return reader
+    writer, kept = PdfWriter(clone_from=reader), io.BytesIO()
+    for page in reversed(writer.pages[full:]):
+        writer.remove_page(page)
+    writer.write(kept)
+    return PdfReader(kept)
 
 
 def _find_places(reader: PdfReader) -> dict[str, tuple[int, float]]:

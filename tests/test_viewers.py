@@ -63,7 +63,8 @@ def test_packing_errs_by_at_most_half_a_step(seed, spread_cells):
     for before, after, scale in zip(kernels, restored, packed["scales"], strict=True):
         longest = np.abs(before.offset).max()
         assert scale["step_cells"] == pytest.approx(max(1 / 16, longest / 127))
-        assert np.abs(after.offset - before.offset).max() <= scale["step_cells"] / 2 * (1 + 1e-6)
+        # Half a step, and what float32 rounds an offset of this length by.
+        assert np.abs(after.offset - before.offset).max() <= scale["step_cells"] / 2 + 1e-6 * max(longest, 1)
         assert np.abs(after.mask - before.mask).max() <= 0.5 / 31 + 1e-6
         assert np.abs(after.edge - before.edge).max() <= 0.5 / 127 + 1e-6
         assert np.array_equal(after.region, before.region) and after.cell_px == before.cell_px
