@@ -82,7 +82,8 @@ def show_comparison() -> str:
 def render_comparison(shown: list[Shown]) -> str:
     """HTML of :func:`show_comparison`: a noisy picture and a method's, at least, of one size."""
     noisy = next(version for version in shown if not version.remark and version.level_255)
-    best = max((version for version in shown if version.remark), key=lambda version: version.psnr_db)
+    alike = (version for version in shown if version.remark and version.level_255 == noisy.level_255)
+    best = max(alike, key=lambda version: version.psnr_db)
     items = "".join(
         f'<figure><img src="{_encode_jpeg(version.image)}" alt="{escape(_describe(version))}" '
         f'width="{version.image.shape[2]}" height="{version.image.shape[1]}" data-label="{escape(_label(version))}">'

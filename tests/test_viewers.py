@@ -207,6 +207,8 @@ def test_comparison_shows_every_number_and_escapes_names():
     assert [len(re.findall(rf"\b{number} dB</option>", html)) for number in ("14.10", "20.20", "30.30")] == [2, 2, 2]
     chosen = re.findall(r'<option value="(\d)" selected>', html)
     assert chosen == ["0", "2"], "the noisy one on the left, the best on the right"
+    other = [*make_versions(), make_versions()[2]._replace(level_255=25.0, psnr_db=40.0)]
+    assert re.findall(r'<option value="(\d)" selected>', viewers.render_comparison(other)) == ["0", "2"], "same noise"
 
 
 # --- in a browser
