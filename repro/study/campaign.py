@@ -106,8 +106,6 @@ def run(
                     say(f"{name}: its record is of other settings than the list's; remove {home} to redo it.")
                 if state == "running":
                     say(f"{name}: another process works on it.")
-                if state == "done":  # its folder is left where a kill came after the record
-                    _clear(_workplace(experiment, seed))
                 continue
             say(f"{name}: {experiment.why} [{state}]")
             try:
@@ -233,11 +231,6 @@ def _forget_other_network(experiment: Experiment, folder: Path) -> None:
             stale.unlink()
     with files.write_atomically(path) as temporary:
         temporary.write_text(noted, encoding="utf-8")
-
-
-def _clear(folder: Path) -> None:
-    if folder.exists() and not _is_locked(folder):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _obtain_network(experiment: Experiment, seed: int, folder: Path):
