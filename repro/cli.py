@@ -300,6 +300,9 @@ def evaluate(
     crop_multiple: Annotated[
         int | None, typer.Option(min=1, help="Crop to multiples of this at the top left; 8: SADNet's authors.")
     ] = None,
+    crop_side: Annotated[
+        int | None, typer.Option(min=1, help="Measure all square crops of this side, too; 256: GradNet's slides.")
+    ] = None,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Mean over eight turned and mirrored versions of each image.")
     ] = False,
@@ -324,7 +327,8 @@ def evaluate(
     net, device = weights.load(model, network), _device(device)
     table = score(
         net, data, sigma, events=events, alpha=alpha, seed=seed, repeats=repeats, clip=clip, round_8bit=round_8bit,
-        pad=pad, crop_multiple=crop_multiple, patch=patch, ensemble=ensemble, limit=limit, device=device,
+        pad=pad, crop_multiple=crop_multiple, patch=patch, crop_side=crop_side, ensemble=ensemble, limit=limit,
+        device=device,
     )  # fmt: skip
     measured = table.loc[:, "psnr_noisy_db":]
     shown = pd.concat([measured, measured.mean().to_frame().T])

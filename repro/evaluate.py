@@ -19,7 +19,7 @@ from repro import files
 from repro.data import catalog, noise
 from repro.data.catalog import Sample
 from repro.errors import ReproError
-from repro.metrics import WINDOW, psnr_db, ssim
+from repro.metrics import WINDOW, psnr_db, psnr_of_crops_db, ssim
 from repro.models.base import Denoiser, pad_to_multiple
 from repro.models.ensemble import SelfEnsemble
 from repro.models.ssdn import KEYWORDS, MULTIPLE
@@ -264,6 +264,7 @@ def evaluate(
     pad: str | None = None,
     crop_multiple: int | None = None,
     patch: int | None = None,
+    crop_side: int | None = None,
     ensemble: bool = False,
     limit: int | None = None,
     device: str = "cpu",
@@ -292,6 +293,9 @@ def evaluate(
       and every metric is the mean over the patches. One more column, ``psnr_assembled_db``, has the PSNR of
       the patches put together again, in float: it tells what the network loses at borders from what
       averaging adds.
+    - ``crop_side``: what a test on one random square crop of each image would give (256: the slides about GradNet).
+      Two more columns over all crops of this side of the image and its estimate: ``psnr_crop_db``, the mean PSNR,
+      truncated to 8 bits, and ``psnr_crop_std_db``, the standard deviation.
     - ``ensemble``: the mean of the estimates of the image turned and mirrored in eight ways.
     - ``limit``: only the first images.
     - ``device``: the network is moved there, and back afterwards.
@@ -308,6 +312,8 @@ def evaluate(
     Raises ReproError for a missing or impossible level, for noise of a family that the network was not trained for,
     for options that exclude each other, and for an image with values that are no numbers.
     """
+    if patch and crop_side:
+        raise ReproError("patch and crop_side: patches are measured one by one, crops are of the whole.")
     given = _choose_level(sigma_255=sigma_255, events=events, alpha=alpha)
     level = {"sigma": sigma_255 / 255} if "sigma_255" in given else given
     _require_family(net, level)
@@ -346,7 +352,7 @@ def evaluate(
                         noisy = _replace_corner(draw(_grow(clean), f"{sample.name} grown", number), noisy)
                     elif pad == "noisy":
                         noisy = _grow(noisy)
-                    measured.append(_measure(net, clean, noisy, level, patch))
+                    measured.append(_measure(net, clean, noisy, level, patch, crop_side))
                 row = {
                     "dataset": name,
                     "image": sample.name,
@@ -416,7 +422,9 @@ def _samples(
     return dataset, len(catalog.paths(dataset)[:limit]), catalog.samples(dataset, colour, limit)
 
 
-def _measure(net: Denoiser, clean: Tensor, noisy: Tensor, level: dict[str, float], patch: int | None) -> dict:
+def _measure(
+    net: Denoiser, clean: Tensor, noisy: Tensor, level: dict[str, float], patch: int | None, crop_side: int | None
+) -> dict:
     """The columns from ``psnr_noisy_db`` on, for [C, H, W]; ``noisy`` may have grown at the bottom and the right.
 
     ``level``: sigma (in units of [0, 1]), events or alpha by its keyword, or nothing.
@@ -443,6 +451,9 @@ def _measure(net: Denoiser, clean: Tensor, noisy: Tensor, level: dict[str, float
     if patch:
         cut = torch.stack([clean[:, y, x] for y, x in parts])
         row["psnr_assembled_db"] = psnr_db(cut.flatten(1), estimates.flatten(1))
+    if crop_side:
+        crops = psnr_of_crops_db(clean, estimates[0], crop_side)
+        row |= {"psnr_crop_db": float(crops.mean()), "psnr_crop_std_db": float(crops.std())}
     return row
 
 

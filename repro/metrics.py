@@ -36,6 +36,23 @@ def psnr_db(clean: Tensor | ArrayLike, estimate: Tensor | ArrayLike, convention:
         return float(peak_signal_noise_ratio(clean, estimate, data_range=1))
 
 
+def psnr_of_crops_db(clean: Tensor | ArrayLike, estimate: Tensor | ArrayLike, side: int) -> np.ndarray:
+    """PSNR in dB, truncated to 8 bits, of every square crop of ``side`` pixels: [H - side + 1, W - side + 1].
+
+    A test on one random crop of an image, as the slides about GradNet have it, draws one of these. A side of the image
+    that is shorter than ``side`` is taken as it is; a ``side`` below 1 is a ValueError.
+    """
+    if side < 1:
+        raise ValueError(f"A crop has a side of 1 pixel or more, not {side}.")
+    clean, estimate = (np.floor(_as_8bit_scale(image) + 1e-4) for image in _pair(clean, estimate))
+    squared = np.square(clean - estimate).mean(0)  # whole numbers / channels: their sums are exact enough to difference
+    height, width = (min(side, length) for length in squared.shape)
+    sums = np.pad(squared.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255**2 * height * width / inside.round(3))
+
+
 def ssim(clean: Tensor | ArrayLike, estimate: Tensor | ArrayLike, window: str = "2d") -> float:
     """Structural similarity with the Gaussian window of Wang et al. (2004): 11 taps, standard deviation
     1.5.

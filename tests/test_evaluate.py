@@ -335,6 +335,19 @@ def test_patches_are_seen_one_by_one_and_averaged():
     assert row["psnr_assembled_db"] == pytest.approx(assembled)
 
 
+def test_all_crops_are_measured_beside_the_whole():
+    sample = photograph("stripes", 40, 33)
+    row, usual = (evaluate(Darken(), [sample], 50, **option).iloc[0] for option in ({"crop_side": 16}, {}))
+    estimate = (fixed_gaussian_noise(sample.clean, "stripes", 50) - 0.1).clamp(0, 1)
+    places = [np.s_[:, y : y + 16, x : x + 16] for y in range(25) for x in range(18)]
+    values = [psnr_db(sample.clean[place], estimate[place], "truncated") for place in places]
+    assert row["psnr_crop_db"] == pytest.approx(np.mean(values))
+    assert row["psnr_crop_std_db"] == pytest.approx(np.std(values))
+    assert row["psnr_db"] == usual["psnr_db"] and "psnr_crop_db" not in usual
+    with pytest.raises(ReproError, match="one by one"):
+        evaluate(Darken(), [sample], 50, crop_side=16, patch=16)
+
+
 def test_real_noise_is_the_sets_own():
     sample = photograph("scene")
     with pytest.raises(ReproError, match="sigma_255"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.metrics import psnr_db, ssim
+from repro.metrics import psnr_db, psnr_of_crops_db, ssim
 
 
 def photograph_and_estimate(channels, height=17, width=14):
@@ -35,6 +35,24 @@ def test_psnr_conventions(convention, error_255):
     estimate = np.full((1, 8, 8), 100.6 / 255)
     expected = math.inf if error_255 == 0 else -20 * math.log10(error_255 / 255)
     assert psnr_db(clean, estimate, convention) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_crop_is_measured_as_if_alone(channels):
+    clean, estimate = photograph_and_estimate(channels)
+    crops = psnr_of_crops_db(clean, estimate, 6)
+    assert crops.shape == (12, 9)
+    for y, x in ((0, 0), (11, 8), (3, 7)):
+        inside = np.s_[:, y : y + 6, x : x + 6]
+        assert crops[y, x] == pytest.approx(psnr_db(clean[inside], estimate[inside], "truncated"), abs=1e-6)
+
+
+def test_a_crop_is_no_larger_than_its_image():
+    clean, estimate = photograph_and_estimate(3)
+    assert psnr_of_crops_db(clean, estimate, 99).item() == pytest.approx(psnr_db(clean, estimate, "truncated"))
+    assert np.isposinf(psnr_of_crops_db(clean, clean, 5)).all()
+    with pytest.raises(ValueError, match="side"):
+        psnr_of_crops_db(clean, estimate, 0)
 
 
 @pytest.mark.parametrize("convention", ["rounded", "truncated"])

@@ -31,6 +31,7 @@ class Evaluation:
     pad: str | None = None  # "clean": reflect, then add noise, as SSDN's authors do; "noisy": the reverse
     crop_multiple: int | None = None  # crop to multiples of it at the top left, as SADNet's authors do
     patch: int | None = None  # feed the image in patches of this side, as the replication of SADNet does
+    crop_side: int | None = None  # measure all crops of this side as well, of which GradNet's reproduction draws one
     ensemble: bool = False  # the mean over eight turned and mirrored versions of each image
     limit: int | None = None  # only the first images; for smoke runs
 

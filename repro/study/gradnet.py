@@ -1,9 +1,11 @@
 """Verdicts on the slides about GradNet (document 003), where they need rules of their own.
 
-003 tests on random 256x256 crops that it does not name, and trains on more images than are at hand. So its
-absolute values are met, if at all, by whole images: from its own checkpoint of DnCNN and from BM3D, within the
-tolerance for values that need no training; networks trained here are narrower and see less, and can at best be
-on the printed value's side of BM3D, image by image. Its values on SIDD were measured on the folder that it had
+003 tests on one random crop of 256x256 from each image, drawn anew each time. What its own checkpoint of DnCNN and BM3D
+reach is therefore measured on all such crops, and its value is reproduced where it lies within the 95 % interval of what
+one crop of each image gives. This rule came after the first results: the tolerance of 0.05 dB for values that need no
+training had been fixed without regard to that draw, which scatters several times as much, so that the same network
+tested twice by 003's own protocol would not have met it. Networks trained here are narrower and see less, and can at
+best be on the printed value's side of BM3D, image by image. 003's values on SIDD were measured on the folder that it had
 trained on, and say nothing about denoising photographs that were not seen. Which method is ahead there is tested on
 photographs of another set, which no network here has seen; such a verdict speaks of the direction at most.
 """
@@ -16,13 +18,14 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import ndtri
 
 from repro.data import catalog, noise
 from repro.models import build
 from repro.models.gradnet import SOBEL
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.statistics import bootstrap, compare
+from repro.study.statistics import LEVEL, bootstrap, compare
 from repro.study.verdicts import (
     DIRECTION,
     NOT_REPRODUCED,
@@ -34,6 +37,7 @@ from repro.study.verdicts import (
     Verdict,
 )
 
+REACH = ndtri((1 + LEVEL) / 2)  # in standard deviations of a mean
 NARROW = ", width 16"  # what the experiments call networks of a quarter of the published width
 # A column of the table of results -> method and variant of the experiments.
 COLUMNS = {
@@ -118,7 +122,8 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     if not groups:
         return verdicts.untested(claim, study, f"there is no record of {column(claim)} here")
     group = groups[0]
-    evaluation = group.first.find_evaluation(dataset, sigma)["name"]
+    about = group.first.find_evaluation(dataset, sigma)
+    evaluation = about["name"]
     values = group.per_image(evaluation)
     difference = float(values.mean()) - claim["number"]
     interval = bootstrap(values - claim["number"])
@@ -127,6 +132,13 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
         "ours": float(values.mean()), "difference": difference, "tolerance": tolerance, "low": interval.low,
         "high": interval.high, "budget": group.budget, "evidence": group.names, "command": group.command(evaluation),
     }  # fmt: skip
+    if about.get("crop_side") and not group.smaller:
+        by_crops = _measure_crops(claim, group, evaluation)
+        if verdicts.within(by_crops["difference"], by_crops["tolerance"]):
+            low, high = (by_crops["ours"] + side * by_crops["tolerance"] for side in (-1, 1))
+            drawn = f"one random crop of {about['crop_side']} pixels from each gives {low:.2f} to {high:.2f} dB"
+            reason = f"{values.mean():.2f} dB on whole images; {drawn} in 95 of 100 draws."
+            return Verdict(claim["id"], REPRODUCED, reason, **facts | by_crops)
     near = f"{values.mean():.2f} dB on whole images, {difference:+.2f} dB against the printed value"
     near += "" if claim["variant"] in PAPER else ", which is of one random crop of each"
     if group.smaller:
@@ -135,6 +147,15 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
         return Verdict(claim["id"], REPRODUCED, f"{near}.", **facts)
     holds, why = _side_of_bm3d(claim, study, values, evaluation)
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, f"{near}; {why}.", **facts)
+
+
+def _measure_crops(claim: pd.Series, group: Group, evaluation: str) -> dict:
+    """Facts of a verdict by 003's protocol: the mean over all crops, and how far one draw of crops is from it."""
+    means, spread = (group.per_image(evaluation, f"psnr_crop{end}") for end in ("_db", "_std_db"))
+    ours, reach = float(means.mean()), float(REACH * np.sqrt(np.square(spread).sum()) / len(spread))
+    difference = ours - claim["number"]
+    about = {"ours": ours, "difference": difference, "tolerance": max(PSNR_DB, reach)}
+    return about | {"low": difference - reach, "high": difference + reach}
 
 
 def _side_of_bm3d(claim: pd.Series, study: Study, values: pd.Series, evaluation: str) -> tuple[bool, str]:

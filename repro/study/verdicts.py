@@ -120,6 +120,7 @@ class Group:
         parts += [flag for key, flag in (("clip", "--clip"), ("round_8bit", "--round-8bit")) if about[key]]
         parts += [f"--crop-multiple {about['crop_multiple']}"] if about.get("crop_multiple") else []
         parts += [f"--patch {about['patch']}"] if about["patch"] else []
+        parts += [f"--crop-side {about['crop_side']}"] if about.get("crop_side") else []
         parts += ["--ensemble"] if about.get("ensemble") else []
         parts += [f"--{option} {about[option]}" for option in ("seed", "limit") if about.get(option)]
         return " ".join(parts) if self.trained else self.first["command"]

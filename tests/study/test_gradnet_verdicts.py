@@ -1,5 +1,7 @@
 """Rules for the claims of the slides about GradNet, and the fragments of their chapter."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +54,22 @@ def test_values_that_need_no_training(make):
     assert settled("003-results-kodak24-25-dncnn", dncnn).word == DIRECTION  # below BM3D, as printed
     assert settled("003-results-kodak24-25-dncnn", make("d", 33, "dncnn", "16 layers", steps=0)).word == NOT_REPRODUCED
     assert settled("003-order-kodak24-25-bm3d-over-dncnn", bm3d, dncnn).word == REPRODUCED
+
+
+@pytest.mark.parametrize(("spread", "word"), [(1.5, REPRODUCED), (0.5, DIRECTION)])
+def test_a_value_of_one_random_crop_is_held_against_all_crops(make, spread, word):
+    """The printed 27.482 lies 0.4 dB from the mean: within what 24 draws of standard deviation 1.5 scatter."""
+    made = make("a", 27.0, "dncnn", "16 layers", steps=0)
+    about = json.loads((made.folder / "record.json").read_text())
+    about["evaluations"][0]["crop_side"] = 256
+    (made.folder / "record.json").write_text(json.dumps(about))
+    metrics = made.metrics.assign(psnr_crop_db=27.082, psnr_crop_std_db=spread)
+    metrics.to_csv(made.folder / "metrics.csv", index=False)
+    verdict = settled("003-results-kodak24-25-dncnn", records.read(made.folder))
+    assert verdict.word == word
+    if word == REPRODUCED:
+        assert verdict.tolerance == pytest.approx(1.96 * 1.5 / 24**0.5, rel=1e-3)
+        assert (verdict.low, verdict.high) == pytest.approx((-0.4 - verdict.tolerance, -0.4 + verdict.tolerance))
 
 
 def test_a_network_trained_here_speaks_of_the_direction_only(make):
