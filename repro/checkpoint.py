@@ -30,7 +30,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict) -> N
     content = safetensors.torch.save(tensors, {"facts": text, "sha256": _seal(tensors, text)})
     with write_atomically(path) as temporary:
         temporary.write_bytes(content)
-        if path.exists():
+        if path.exists() and _is_intact(path):  # a damaged one would take the place of a good one
             path.replace(previous(path))
 
 
@@ -46,6 +46,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not intact:
         raise ValueError("its checksum does not fit")
     return tensors, json.loads(metadata["facts"])
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,17 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from repro.errors import ReproError
+
+PATIENCE = 10  # tries, 20 ms apart, before a lock counts as held
+
+
+def _read_umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+UMASK = _read_umask()  # once, since to read it is to change it, and threads write side by side
 
 
 def root() -> Path:
@@ -48,7 +60,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~UMASK)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -65,7 +77,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 def locked(path: Path, busy: str | None = None) -> Iterator[None]:
     """Hold the lock file ``path`` within the block; the kernel releases it however the process ends.
 
-    Where another process holds it, a ReproError says ``busy``; without such a sentence, wait.
+    Where another process holds it, a ReproError says ``busy``, after a few tries: who only asks whether it is held
+    holds it for a moment. Without such a sentence, wait.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +86,14 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
     except OSError as error:
         raise ReproError(f"Cannot write in {path.parent}: {error.strerror}.") from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except OSError:
-            raise ReproError(busy) from None
+        for remaining in range(PATIENCE if busy else 1, 0, -1):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+                break
+            except OSError:
+                if remaining == 1:
+                    raise ReproError(busy) from None
+                time.sleep(0.02)
         yield
 
 
@@ -88,8 +105,3 @@ def sha256(path: Path) -> str:
     except OSError as error:
         raise ReproError(f"Cannot read {path}: {error.strerror}.") from None
 
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

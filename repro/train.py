@@ -60,7 +60,7 @@ from repro.metrics import psnr_db
 from repro.models.ssdn import KEYWORDS
 from repro.ops import DeformConv2d
 from repro.parallel import choose_strategy, share_batch_norm
-from repro.weights import load, save
+from repro.weights import checksum, load, save
 
 VALIDATION_SIZE = 256
 # What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop.
@@ -202,13 +202,16 @@ LOSSES = {
 }
 
 
-def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str = "auto") -> Path:
+def train(
+    config: TrainConfig, folder: str | Path, *, progress=None, device: str = "auto", results: Path | None = None
+) -> Path:
     """Train in ``folder``, or resume what is there, and return the path of the final weights.
 
     The final weights are the averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
     of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
     elsewhere. ``device`` is "auto", "cpu" or "cuda". Started by ``torchrun``, the processes share each
-    batch (:mod:`repro.parallel`) and see the same ``folder``.
+    batch (:mod:`repro.parallel`) and see the same ``folder``. ``results`` is a folder whose weights come before the
+    study's where a part of the network is to start from published ones.
 
     Raises :class:`Interrupted` after SIGINT or SIGTERM, and :class:`ReproError` for a folder that holds
     another run or is in use, for a loss or gradient that is not finite, and for a disk that is full.
@@ -235,7 +238,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
         stack.enter_context(_repeatable(fabric.device))
         stop = stack.enter_context(_signals())
         try:
-            return _Run(config, folder, fabric, progress).finish(stop)
+            return _Run(config, folder, fabric, progress, results).finish(stop)
         except OSError as error:
             raise ReproError(f"Cannot write in {folder}: {error.strerror or error}.") from error
 
@@ -243,7 +246,7 @@ def train(config: TrainConfig, folder: str | Path, *, progress=None, device: str
 class _Run:
     """The state of a run and the few things done with it."""
 
-    def __init__(self, config: TrainConfig, folder: Path, fabric: Fabric, progress):
+    def __init__(self, config: TrainConfig, folder: Path, fabric: Fabric, progress, results: Path | None):
         self.config, self.folder, self.fabric = config, folder, fabric
         self.step, self.seconds, self.started = 0, 0.0, datetime.now(UTC).isoformat(timespec="seconds")
         self.tally = {"steps": 0, "loss": 0.0, "gradient_norm": 0.0}  # since the last row of the curve
@@ -257,7 +260,7 @@ class _Run:
         if net.sizes.channels != channels:
             raise ReproError(f"A network of {net.sizes.channels} channels cannot learn {config.colour} images.")
         if newest_checkpoint(folder) is None:
-            _start_parts(net)
+            _start_parts(net, results)
         self.net = net.to(fabric.device, memory_format=layout).train()
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(),
@@ -490,7 +493,7 @@ class _Run:
             "processes": self.fabric.world_size,
             "peak_memory_mib": _peak_memory_mib(device),
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")},
-            "hyperparameters": self.config.hyperparameters(),
+            "hyperparameters": self.config.hyperparameters() | describe_parts(self.net),
         }
         save(self.averaged, path, {"steps": self.step, "config": asdict(self.config)})
         _write_json(path.with_name("summary.json"), summary)
@@ -605,11 +608,19 @@ def _count_held_out(config: TrainConfig, name: str, images: int) -> int:
     return held_out
 
 
-def _start_parts(net: nn.Module) -> None:
+def describe_parts(net: nn.Module) -> dict[str, dict]:
+    """The parts that a network was given trained, as hyper-parameters of a record: which weights, by checksum."""
+    return {
+        f"{part}_weights": {"value": checksum(net.get_submodule(part).state_dict()), "origin": f"tensors of {weights}"}
+        for part, weights in getattr(net, "pretrained", {}).items()
+    }
+
+
+def _start_parts(net: nn.Module, results: Path | None) -> None:
     """Give the parts that a network wants trained beforehand, ``net.pretrained``, their published weights."""
     for part, weights in getattr(net, "pretrained", {}).items():
         try:
-            net.get_submodule(part).load_state_dict(load(weights).state_dict())
+            net.get_submodule(part).load_state_dict(load(weights, results=results).state_dict())
         except RuntimeError as error:
             raise ReproError(f"{weights} does not fit the part {part!r} of this {net.name}.") from error
 

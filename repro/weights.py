@@ -51,7 +51,7 @@ def save(
     return Path(path)
 
 
-def load(name_or_path: str | Path, model: str | None = None) -> Denoiser:
+def load(name_or_path: str | Path, model: str | None = None, results: Path | None = None) -> Denoiser:
     """A network with trained weights, float32, on the CPU, in evaluation mode.
 
     ``name_or_path`` is a name in :func:`published`, one of other authors' in :data:`repro.published.SOURCES`
@@ -61,11 +61,12 @@ def load(name_or_path: str | Path, model: str | None = None) -> Denoiser:
     truncated or altered one included, is a ReproError that says so. (The checksum in a file guards against
     accidents; who can forge the tensors can forge it too.)
 
-    A filter without weights goes by its own name: ``load("bm3d")``.
+    A filter without weights goes by its own name: ``load("bm3d")``. ``results`` is a folder of results whose weights
+    come before those of the study.
     """
     if name_or_path in MODELS and model in (None, name_or_path) and model_class(name_or_path).weightless:
         return build(name_or_path).eval()
-    path = find(name_or_path)
+    path = find(name_or_path, results)
     if path.suffix.lower() in (".pth", ".pt"):
         return _from_torch_file(path, model)
     header, tensors = _read(path)
@@ -119,12 +120,12 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
     return net.eval()
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The file behind a published name or a path; a ReproError where there is none.
+def find(name_or_path: str | Path, results: Path | None = None) -> Path:
+    """The file behind a published name (in ``results``, then in the study's) or a path; a ReproError for none.
 
     Other authors' weights are fetched and converted into the cache when first asked for.
     """
-    known = published()
+    known = published() | (published(results) if results else {})
     if str(name_or_path) in known:
         return known[str(name_or_path)]
     path = Path(name_or_path)
@@ -141,23 +142,23 @@ def find(name_or_path: str | Path) -> Path:
     raise ReproError(f"There are no weights called {str(name_or_path)!r}: {listed}.")
 
 
-def published() -> dict[str, Path]:
-    """Names and files of the weights that come with the study,
+def published(results: Path | None = None) -> dict[str, Path]:
+    """Names and files of the weights that come with the study, or with another folder of results,
     ``results/weights/<experiment>-seed<k>.safetensors``.
 
     A file is known by its name without the suffix; an experiment's lowest seed by the experiment's name
     alone, too.
     """
-    found = sorted((files.results() / "weights").glob("*.safetensors"), key=_by_experiment_and_seed)
+    found = sorted(((results or files.results()) / "weights").glob("*.safetensors"), key=_by_experiment_and_seed)
     names: dict[str, Path] = {}
     for path in found:
         names.setdefault(re.sub(r"-seed\d+$", "", path.stem), path)
     return names | {path.stem: path for path in found}
 
 
-def describe(name_or_path: str | Path) -> dict:
+def describe(name_or_path: str | Path, results: Path | None = None) -> dict:
     """What a weights file says of itself: model, sizes, sha256, and the metadata its writer added."""
-    path = find(name_or_path)
+    path = find(name_or_path, results)
     header = _read(path, tensors=False)[0]
     if "model" not in header:
         raise ReproError(f"{path} was not written by this package: it does not say which model it is for.")

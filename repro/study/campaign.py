@@ -11,6 +11,7 @@ starts many of them side by side; there torchrun may start several processes, wh
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -27,7 +28,7 @@ from repro import files
 from repro.errors import ReproError
 from repro.study import experiments as listing
 from repro.study import records, verdicts
-from repro.study.experiments import Experiment
+from repro.study.experiments import Evaluation, Experiment
 
 WEIGHTS_LIMIT_MIB = 9  # what the repository carries per file
 
@@ -156,7 +157,7 @@ def run_one(
                 say(f"{name} seed {seed}: {experiment.why} [{state}]")
                 return carry_out(experiment, seed, results, say)
             if experiment.train is not None:
-                _help_training(experiment, seed)
+                _help_training(experiment, seed, results)
         except ReproError as error:
             if _is_interruption(error):
                 raise Stopped(str(error)) from error
@@ -173,10 +174,10 @@ def _is_first_process() -> bool:
     return _count_processes() == 1 or int(os.environ["RANK"]) == 0
 
 
-def _help_training(experiment: Experiment, seed: int) -> None:
+def _help_training(experiment: Experiment, seed: int, results: Path) -> None:
     from repro.train import train
 
-    train(experiment.train_config(seed), _workplace(experiment, seed))
+    train(experiment.train_config(seed), _workplace(experiment, seed), results=results)
 
 
 def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[str], None] = print) -> Path:
@@ -194,11 +195,11 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         if (home := _home(results, experiment, seed)).joinpath("record.json").exists():
             return home  # another process was faster
         _note_environment(folder)
-        _forget_other_network(experiment, folder)
-        net, summary = _obtain_network(experiment, seed, folder)
+        _forget_other_network(experiment, folder, results)
+        net, summary = _obtain_network(experiment, seed, folder, results)
         tables = []
         for evaluation in experiment.evaluate:
-            path = folder / f"evaluation-{evaluation.name}.csv"
+            path = _claim_evaluation(folder, evaluation)
             if not path.exists():
                 say(f"{experiment.name} seed {seed}: evaluating {evaluation.name}")
                 journal = path.with_suffix(".journal")  # an interruption costs one image, not a set
@@ -221,11 +222,23 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         return home
 
 
-def _forget_other_network(experiment: Experiment, folder: Path) -> None:
+def _claim_evaluation(folder: Path, evaluation: Evaluation) -> Path:
+    """The table of an evaluation. What an interrupted run measured of the same name with other options is removed."""
+    path = folder / f"evaluation-{evaluation.name}.csv"
+    noted, note = json.dumps(asdict(evaluation)), path.with_suffix(".json")
+    if note.exists() and note.read_text(encoding="utf-8") != noted:
+        for stale in (path, path.with_suffix(".journal")):
+            stale.unlink(missing_ok=True)
+    with files.write_atomically(note) as temporary:
+        temporary.write_text(noted, encoding="utf-8")
+    return path
+
+
+def _forget_other_network(experiment: Experiment, folder: Path, results: Path) -> None:
     """Remove evaluations of an interrupted run whose row named other weights or sizes then."""
     if experiment.train is not None:
         return  # training looks after its settings itself
-    noted, path = json.dumps(_name_network(experiment)), folder / "network.json"
+    noted, path = json.dumps(_describe_network(experiment, results)), folder / "network.json"
     if path.exists() and path.read_text(encoding="utf-8") != noted:
         for stale in (*folder.glob("evaluation-*"), *folder.glob("*.csv")):
             stale.unlink()
@@ -233,7 +246,7 @@ def _forget_other_network(experiment: Experiment, folder: Path) -> None:
         temporary.write_text(noted, encoding="utf-8")
 
 
-def _obtain_network(experiment: Experiment, seed: int, folder: Path):
+def _obtain_network(experiment: Experiment, seed: int, folder: Path, results: Path):
     """The network to be measured, and the summary of its training (empty where nothing is trained).
 
     A trained network is measured as it is published, in float16: whoever loads the published file finds the
@@ -245,12 +258,14 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path):
     from repro import weights
 
     if experiment.train is None:
-        built = experiment.weights is None
-        net = repro.build(experiment.method, **experiment.sizes) if built else repro.load(experiment.weights)
-        return net, {"hyperparameters": _describe_network(experiment)}
+        if experiment.weights is None:
+            net = repro.build(experiment.method, **experiment.sizes)
+        else:
+            net = weights.load(experiment.weights, results=results)
+        return net, {"hyperparameters": _describe_network(experiment, results)}
     from repro.train import train
 
-    trained = train(experiment.train_config(seed), folder)
+    trained = train(experiment.train_config(seed), folder, results=results)
     summary = json.loads((folder / "summary.json").read_text())
     published = _small_weights(folder)
     if not published.exists():
@@ -268,20 +283,20 @@ def _name_network(experiment: Experiment) -> dict:
     return {"sizes": json.loads(json.dumps(experiment.sizes))}
 
 
-def _describe_network(experiment: Experiment) -> dict[str, dict]:
+def _describe_network(experiment: Experiment, results: Path) -> dict[str, dict]:
     """The same as a record says it."""
     if experiment.weights is not None:
-        return {"weights": _describe_weights(experiment.weights)}
+        return {"weights": _describe_weights(experiment.weights, results)}
     return {name: {"value": value, "origin": "the experiment"} for name, value in _name_network(experiment).items()}
 
 
-def _describe_weights(name: str) -> dict[str, str]:
+def _describe_weights(name: str, results: Path) -> dict[str, str]:
     """Which published weights were measured, and where they come from."""
     from repro import weights
     from repro.published import SOURCES
 
     if name not in SOURCES:
-        return {"value": name, "origin": f"this study, tensors of SHA-256 {weights.describe(name)['sha256']}"}
+        return {"value": name, "origin": f"this study, tensors of SHA-256 {weights.describe(name, results)['sha256']}"}
     source = SOURCES[name]
     where = f"{source.repository}@{source.commit[:7]} {source.path or source.file}"
     return {"value": name, "origin": f"{where}, SHA-256 {source.sha256}"}
@@ -331,8 +346,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     ]
     used = {experiment.data: None} if experiment.data else {}
     used |= dict.fromkeys(e.dataset for e in experiment.evaluate)
-    used |= {experiment.stages: None} if experiment.stages else {}
-    used |= {experiment.gradients: None} if experiment.gradients else {}
+    used |= dict.fromkeys(name for name in (experiment.offsets, experiment.stages, experiment.gradients) if name)
     used |= {pairs: None} if (pairs := (experiment.train or {}).get("pairs")) else {}
     sets = [catalog.find(name) for name in used]
     content = {
@@ -401,7 +415,7 @@ def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
     if (home / "record.json").exists():
         record = records.read(home)
         row |= {"steps": record["steps"], "seconds": float(record["seconds"])}
-        row["state"] = "done" if _is_current(record, experiment, seed) else "outdated"
+        row["state"] = "done" if _is_current(record, experiment, seed, results) else "outdated"
         return row
     folder = _workplace(experiment, seed)
     if (folder / "environment.json").exists():
@@ -412,9 +426,12 @@ def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
     return row
 
 
-def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bool:
-    """Whether a record is of the settings and evaluations that the list names now."""
-    if {e["name"] for e in record["evaluations"]} != {e.name for e in experiment.evaluate}:
+def _is_current(record: records.Record, experiment: Experiment, seed: int, results: Path) -> bool:
+    """Whether a record is of the settings and evaluations that the list names now, and of the weights of now."""
+    asked = {evaluation.name: asdict(evaluation) for evaluation in experiment.evaluate}
+    usual = asdict(Evaluation("", None))  # an option that is newer than the record had its default there
+    done = {e["name"]: {name: e.get(name, usual[name]) for name in usual} for e in record["evaluations"]}
+    if done != asked:
         return False
     asked = {"gradients.csv": experiment.gradients, "offsets.csv": experiment.offsets, "stages.csv": experiment.stages}
     if any(data and not (record.folder / name).exists() for name, data in asked.items()):
@@ -426,12 +443,33 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int) -> bo
     then = record["hyperparameters"]
     if experiment.train is None:  # a record without one of them is older than the note of it
         noted = _name_network(experiment)
-        return all(then[name]["value"] == noted[name] for name in noted.keys() & then.keys())
+        same = all(then[name]["value"] == noted[name] for name in noted.keys() & then.keys())
+        return same and _has_weights_of_now(experiment.weights, then.get("weights", {}).get("origin"), results)
     now = {name: entry["value"] for name, entry in experiment.train_config(seed).hyperparameters().items()}
     now, then = json.loads(json.dumps(now)), record.settings
     # How often a run reports does not shape it.
     names = now.keys() - {"validate_every", "checkpoint_every", "log_every"}
-    return all(now[name] == then.get(name) for name in names)
+    if not all(now[name] == then.get(name) for name in names):
+        return False
+    return _has_weights_of_now(experiment.sizes.get("naive_weights"), then.get("naive_weights"), results)
+
+
+def _has_weights_of_now(name: str | None, noted: str | None, results: Path) -> bool:
+    """Whether the weights that a record notes, by the checksum of their tensors, are those that go by ``name`` now.
+
+    True where there is nothing to compare: no note in an older record, or no such weights here.
+    """
+    from repro import weights
+    from repro.published import SOURCES
+
+    checksum = re.search(r"[0-9a-f]{64}", noted or "")
+    if name is None or checksum is None or name in SOURCES:  # other authors' are pinned by a checksum of their own
+        return True
+    try:
+        stored = weights.describe(name, results)["sha256"]  # of float16; as part of a network, they are float32
+        return checksum[0] in (stored, weights.checksum(weights.load(name, results=results).state_dict()))
+    except ReproError:
+        return True
 
 
 def choose(

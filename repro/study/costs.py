@@ -59,12 +59,16 @@ def measure_cost(net: nn.Module, height: int, width: int, channels: int | None =
         macs.append(true)
 
     portioned = [m for m in net.modules() if hasattr(m, "pairs_at_once")]
+    # A filter inside (BM3D as naive denoiser) wants values, and does nothing that is counted.
+    filters = [m for m in net.modules() if getattr(m, "weightless", False)]
     hooks = [m.register_forward_hook(count) for m in net.modules() if _find_rule(m)]
     training = net.training
     net.eval()
     try:
         for module in portioned:
             module.pairs_at_once = sys.maxsize
+        for module in filters:
+            module.forward = lambda noisy, **_: noisy
         # Tensors that have a shape and a device but no values: every layer runs, nothing is computed.
         counter = FlopCounterMode(display=False)
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
@@ -76,6 +80,8 @@ def measure_cost(net: nn.Module, height: int, width: int, channels: int | None =
             hook.remove()
         for module in portioned:
             del module.pairs_at_once  # back to the class's
+        for module in filters:
+            del module.forward
     by_operator = counter.get_flop_counts().get("Global", {})
     products = sum(count for operator, count in by_operator.items() if operator in PRODUCTS) // 2
     return Cost(count_parameters(net), sum(flops), sum(macs), products)

@@ -127,7 +127,7 @@ def _default_settings() -> dict:
 def find_differences(first: dict, second: dict, but: Iterable[str] = ()) -> list[str]:
     """Names of the settings (:attr:`Record.settings`) in which two runs differ, the network, the seed and ``but``
     aside."""
-    names = (first.keys() | second.keys()) - {"model", "sizes", "seed", *but}
+    names = (first.keys() | second.keys()) - {"model", "sizes", "naive_weights", "seed", *but}
     return sorted(name for name in names if first.get(name) != second.get(name))
 
 

@@ -101,7 +101,7 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
         paired = compare(_of_last_stage(other, "noise_map_l1_255"), _of_last_stage(one, "noise_map_l1_255"))
     else:
         paired = _compare_images(one, other)
-    unit = "gray levels nearer to the true map" if of_map else "dB"
+    unit = "gray levels by which the noise map comes nearer to the true one" if of_map else "dB"
     what = f"{paired.signed()} {unit} {_where(one)}"
     facts = _facts(paired, one, other)
     return verdicts.by_sign(claim, paired, True, what, facts)
@@ -185,7 +185,7 @@ def _settle_noise_map_improves(claim: pd.Series, study: Study) -> Verdict:
         return verdicts.untested(claim, study, "no network of several stages was measured stage by stage")
     errors = [_of_stage(group, stage, "noise_map_l1_255") for stage in _stages(group)]
     steps = [compare(before, after) for before, after in pairwise(errors)]
-    return _judge_steps(claim, group, steps, "gray levels nearer to the true map")
+    return _judge_steps(claim, group, steps, "gray levels by which the noise map comes nearer to the true one")
 
 
 def _settle_image_improves(claim: pd.Series, study: Study) -> Verdict:

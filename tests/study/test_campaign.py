@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 from repro import files, weights
 from repro.errors import ReproError
@@ -157,14 +159,67 @@ def test_a_stop_is_not_swallowed_by_code_that_gets_over_errors():
         pytest.fail("the campaign went on")
 
 
-def test_a_record_of_other_weights_or_settings_is_outdated(make_record):
+def test_a_record_of_other_weights_or_settings_is_outdated(make_record, tmp_path):
     row = replace(TINY, name="two", data=None, train=None, weights="dncnn-gray-30-published", evaluate=())
     record = make_record("two", [30.0, 31.0], steps=0, weights="dncnn-gray-50-published")
     record.content.update(method=row.method, colour=row.colour, sigma_255=row.sigma_255, evaluations=[])
-    assert not campaign._is_current(record, row, 0)
-    assert campaign._is_current(record, replace(row, weights="dncnn-gray-50-published"), 0)
-    assert not campaign._is_current(record, replace(row, weights="dncnn-gray-50-published", gradients="kodak24"), 0)
-    assert not campaign._is_current(record, replace(row, weights="dncnn-gray-50-published", sigma_255=999.0), 0)
+
+    def is_current(row):
+        return campaign._is_current(record, row, 0, tmp_path)
+
+    named = replace(row, weights="dncnn-gray-50-published")
+    assert is_current(named) and not is_current(row)
+    assert not is_current(replace(named, gradients="kodak24"))
+    assert not is_current(replace(named, sigma_255=999.0))
+
+
+@pytest.fixture
+def own(published, results, tmp_path):
+    """A copy of the results that may be written to."""
+    return shutil.copytree(results, tmp_path / "own")
+
+
+def test_a_record_of_weights_that_were_trained_anew_is_outdated(own):
+    row = replace(TINY, name="scored", data=None, train=None, weights="tiny", publish=False)
+    campaign.run(only=("scored",), results=own, experiments=[row], say=lambda line: None)
+    assert state(own, row) == ["done"]
+    path = own / "weights" / "tiny-seed0.safetensors"
+    net = weights.load(path)
+    with torch.no_grad():
+        next(net.parameters()).add_(0.5)
+    weights.save(net, path, dtype=torch.float16)
+    assert state(own, row) == ["outdated"]
+
+
+def test_weights_of_the_folder_of_results_come_before_those_of_the_study(own):
+    """Another folder has a network of its own by the name of one that comes with the study."""
+    path = own / "weights" / "sadnet-colour-50-seed0.safetensors"
+    (own / "weights" / "tiny-seed0.safetensors").replace(path)
+    assert weights.find("sadnet-colour-50", own) == path
+    assert weights.find("sadnet-colour-50") != path
+    assert weights.describe("sadnet-colour-50", own)["experiment"] == "tiny"
+
+
+@pytest.mark.parametrize("change", [{"crop_side": 16}, {}])
+def test_an_option_that_names_no_file_is_not_lost(tmp_path, monkeypatch, change):
+    """A record, and what an interrupted run has measured, are of all the options of an evaluation."""
+    measured = []
+
+    def evaluate(net, dataset, sigma_255, *, crop_side, journal, **options):
+        measured.append((crop_side, journal.exists()))
+        journal.write_text("rows of an image\n")
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        return pd.DataFrame([{"image": "a", "psnr_noisy_db": 14.0} | dict.fromkeys(records.METRICS, 20.0)])
+
+    monkeypatch.setattr("repro.evaluate.evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(only=("tiny",), results=tmp_path, experiments=[TINY])
+    changed = replace(TINY, evaluate=tuple(replace(e, **change) for e in TINY.evaluate))
+    campaign.run(only=("tiny",), results=tmp_path, experiments=[changed])
+    assert measured[1] == (change.get("crop_side"), not change)  # the journal of other options is gone
+    assert state(tmp_path, changed) == ["done"]
+    assert state(tmp_path, TINY) == (["outdated"] if change else ["done"])
 
 
 def test_a_setting_that_is_newer_than_a_record_had_its_default_there(make_record):
@@ -181,7 +236,7 @@ def test_hours_end_a_campaign(tmp_path):
     assert time.monotonic() - began < 60
     row = campaign.status(tmp_path, [long]).iloc[0]
     assert row["state"] == "interrupted"
-    assert row["seconds_left"] > 0
+    assert not row["seconds_left"] <= 0  # not a number where the time was over before the first step
 
 
 def test_names_and_budgets_that_do_not_exist(tmp_path):
@@ -212,7 +267,7 @@ def test_one_run_for_a_scheduler(published, results):
 def test_one_run_is_stopped_like_a_campaign(tmp_path, monkeypatch):
     from repro import train
 
-    def interrupt(config, folder):
+    def interrupt(config, folder, results):
         raise train.Interrupted("Stopped after step 3.")
 
     monkeypatch.setattr(train, "train", interrupt)
@@ -224,7 +279,7 @@ def test_of_several_processes_the_first_publishes(tmp_path, monkeypatch):
     from repro import train
 
     asked = []
-    monkeypatch.setattr(train, "train", lambda config, folder: asked.append(config))
+    monkeypatch.setattr(train, "train", lambda config, folder, results: asked.append(config))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     home = campaign.run_one("tiny", results=tmp_path, experiments=[TINY])

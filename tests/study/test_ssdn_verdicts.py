@@ -110,7 +110,7 @@ def test_n2v_without_averaging_is_told_beside_the_fair_comparison(make):
     fair = make("N2V", 29.0, curve=[21.0, 22.0, 24.0], ema_decay=0.999)
     plain = make("N2V without averaging", 29.0, curve=[19.0, 22.0, 24.0], method="unet", ema_decay=None)
     verdict = settled("002-direction-learns-faster-than-n2v", ours, fair, plain)
-    assert (verdict.word, verdict.evidence) == (NOT_REPRODUCED, "variable-seed0 n2v-seed0")
+    assert verdict.word == NOT_REPRODUCED and verdict.evidence.startswith("variable-seed0 n2v-seed0 ")
     assert "Both averaged, SSDN is ahead at 2 of 3" in verdict.reason
     assert "without averaging it is ahead at 3 of 3" in verdict.reason
 

@@ -22,7 +22,7 @@ def settled(claim_id, *found):
     [
         ("paper", 960_000, 0.05, REPRODUCED),
         ("paper", 960_000, -0.05, REPRODUCED),
-        ("paper", 960_000, -0.051, DIRECTION),  # missed, but above CBM3D
+        ("paper", 960_000, -0.051, NOT_REPRODUCED),  # a direction is for smaller budgets
         ("cpu", 0, -0.05, REPRODUCED),  # published weights: nothing was trained
         ("cpu", 10_000, 0.0, DIRECTION),  # however close: a smaller budget speaks of the direction only
         ("cpu", 10_000, CLASSICAL - PRINTED + 0.11, DIRECTION),
