@@ -57,7 +57,7 @@ from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
 from repro.files import locked, write_atomically
 from repro.metrics import psnr_db
-from repro.models.ssdn import KEYWORDS
+from repro.models.ssdn import KEYWORDS, NoiseSizes
 from repro.ops import DeformConv2d
 from repro.parallel import choose_strategy, share_batch_norm
 from repro.weights import checksum, load, save
@@ -73,8 +73,41 @@ class Interrupted(ReproError):
     """The run was asked to stop (SIGINT, SIGTERM) and did, after writing a checkpoint."""
 
 
-def _field(default, origin: str, paper=None):
-    return field(default=default, metadata={"origin": origin, "paper": paper})
+def _field(default, origin: str):
+    return field(default=default, metadata={"origin": origin})
+
+
+# What the sources of a network print, or their code sets. A run whose field has this value has it from there.
+SSDN_CODE = (
+    "SSDN, authors' code",
+    {"patch": 256, "batch": 4, "lr": 3e-4, "schedule": "ramps", "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
+     "clip": False, "round_8bit": False},
+)  # fmt: skip
+SOURCES: dict[str, tuple[str, dict[str, object]]] = {
+    "sadnet": (
+        "SADNet, paper or authors' code",
+        {"data": "div2k", "clip": True, "round_8bit": False, "patch": 128, "batch": 16, "steps": 960_000, "lr": 1e-4,
+         "schedule": "step", "warmup_steps": 0, "halve_every_steps": 300_000, "betas": (0.9, 0.999), "eps": 1e-8,
+         "weight_decay": 0.0, "clip_norm": None, "ema_decay": None, "loss": "l2"},
+    ),
+    "ssdn": SSDN_CODE,
+    "unet": SSDN_CODE,
+    "gradnet": (
+        "GradNet, authors' code",
+        {"patch": 80, "batch": 48, "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip": False,
+         "round_8bit": False, "clip_norm": None, "ema_decay": None},
+    ),
+    "gradnet-impl": (
+        "slides on GradNet and their code",
+        {"patch": 80, "batch": 48, "lr": 1e-3, "sigma_255": (8, 64), "clip": True, "round_8bit": False,
+         "clip_norm": None, "ema_decay": None, "loss": "consistency"},
+    ),
+    "dncnn": (
+        "slides on GradNet and their code",
+        {"patch": 80, "batch": 128, "lr": 1e-3, "sigma_255": (8, 64), "clip": True, "round_8bit": False,
+         "clip_norm": None, "ema_decay": None, "loss": "l2"},
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,29 +122,29 @@ class TrainConfig:
     """
 
     model: str = _field("sadnet", "the experiment")
-    sizes: dict = field(default_factory=dict, metadata={"origin": "the experiment", "paper": None})
-    data: str = _field("bsd400", "chosen here: photographs that are in no test set", "DIV2K")
+    sizes: dict = field(default_factory=dict, metadata={"origin": "the experiment"})
+    data: str = _field("bsd400", "chosen here: photographs that are in no test set")
     pairs: str | None = _field(None, "the experiment")
     pairs_share: float = _field(0.5, "chosen here: as many real as synthetic samples; read only with pairs")
     colour: str = _field("rgb", "the experiment")
     sigma_255: float | tuple[float, float] = _field(50.0, "the experiment")
-    clip: bool = _field(False, "the study's default; SADNet's code clamps noisy patches", True)
-    round_8bit: bool = _field(False, "SADNet's code does not round in training")
-    patch: int = _field(64, "chosen here: more steps per hour", 128)
-    batch: int = _field(16, "SADNet section 4.1", 16)
-    steps: int | None = _field(None, "the budget", 960_000)
+    clip: bool = _field(False, "the study's default: noise is what it is")
+    round_8bit: bool = _field(False, "the study's default")
+    patch: int = _field(64, "chosen here: more steps per hour")
+    batch: int = _field(16, "the study's default, SADNet's")
+    steps: int | None = _field(None, "the budget")
     seconds: float | None = _field(None, "the budget")
-    lr: float = _field(6e-4, "chosen here for short runs", 1e-4)
-    schedule: str = _field("cosine", "chosen here for short runs", "step")
-    warmup_steps: int = _field(200, "chosen here, for the higher rate", 0)
-    halve_every_steps: int = _field(300_000, "SADNet section 4.1 (60 epochs in the code)", 300_000)
-    betas: tuple[float, float] = _field((0.9, 0.99), "chosen here for short runs", (0.9, 0.999))
-    eps: float = _field(1e-8, "SADNet's code", 1e-8)
-    weight_decay: float = _field(0.0, "SADNet's code: none", 0.0)
+    lr: float = _field(6e-4, "chosen here for short runs")
+    schedule: str = _field("cosine", "chosen here for short runs")
+    warmup_steps: int = _field(200, "chosen here, for the higher rate")
+    halve_every_steps: int = _field(300_000, "SADNet section 4.1 (60 epochs in the code); for the schedule in steps")
+    betas: tuple[float, float] = _field((0.9, 0.99), "chosen here for short runs")
+    eps: float = _field(1e-8, "the study's default, PyTorch's")
+    weight_decay: float = _field(0.0, "the study's default: none")
     clip_norm: float | None = _field(1.0, "chosen here, for the higher rate")
     ema_decay: float | None = _field(0.999, "chosen here: weight averaging")
-    precision: str = _field("32", "the paper; bf16 is faster on GPUs and CPUs with AMX only")
-    loss: str = _field("l2", "SADNet section 3.4: L2 for synthetic noise, L1 for real", "l2")
+    precision: str = _field("32", "chosen here: bf16 is faster on GPUs and CPUs with AMX only")
+    loss: str = _field("l2", "the study's default, SADNet's for synthetic noise (section 3.4)")
     seed: int = _field(0, "the experiment")
     validation_images: int = _field(8, "chosen here: kept out of training")
     validate_every: int = _field(500, "chosen here")
@@ -161,11 +194,12 @@ class TrainConfig:
         return {f.name: {"value": getattr(self, f.name), "origin": self._origin(f)} for f in fields(self)}
 
     def _origin(self, f) -> str:
-        value, paper = getattr(self, f.name), f.metadata["paper"]
+        value = getattr(self, f.name)
+        source, published = SOURCES.get(self.model, ("", {}))
+        if f.name in published and value == published[f.name]:
+            return source
         default = {} if f.name == "sizes" else f.default
-        if value == default:
-            return f.metadata["origin"]
-        return "the paper or its authors' code" if value == paper else "chosen for this experiment"
+        return f.metadata["origin"] if value == default else "chosen for this experiment"
 
 
 # Schedules map a position in [0, 1] of the budget and a step to a factor of the learning rate.
@@ -514,8 +548,11 @@ def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tenso
 
 def _middle_level(config: TrainConfig, net: nn.Module) -> tuple[str, float]:
     """Keyword and level (sigma in gray levels) of the noise in validation: the middle of what is trained for."""
-    family = getattr(net.sizes, "noise", "gaussian")
-    span = config.sigma_range if family == "gaussian" else net.sizes.level_range
+    family, span = "gaussian", config.sigma_range
+    if isinstance(net.sizes, NoiseSizes):
+        family = net.sizes.noise
+        if family != "gaussian" or net.sizes.level is not None:  # which the objective goes by
+            span = net.sizes.level_range
     if None in span:
         raise ReproError(f"Training for {family} noise needs its level among the sizes of the network.")
     return KEYWORDS[family], sum(span) / 2

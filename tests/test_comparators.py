@@ -99,6 +99,18 @@ def test_tiles_give_exactly_what_the_whole_does(name):
         assert not torch.allclose(evaluate._run_in_tiles(net, noisy, 8, sigma=0.1), tiled)
 
 
+@pytest.mark.parametrize("name", ["ridnet", "rnan"])
+def test_what_looks_at_the_whole_image_says_so(name, monkeypatch):
+    """What changes far away changes the result here, so that tiles are another result and must be asked for."""
+    net, noisy = small(name), torch.rand(1, 3, 6, 60)
+    far = noisy.clone()
+    far[..., 50:] = 0
+    assert not torch.equal(denoise(net, noisy)[..., :4], denoise(net, far)[..., :4])
+    monkeypatch.setattr(evaluate, "PIXELS_AT_ONCE", 100)
+    with pytest.raises(ReproError, match="as a whole"):
+        repro.denoise(noisy, net)
+
+
 # --- single facts
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from repro.data.noise import (
-    _count_events,
     add_gaussian_noise,
+    count_events,
     fixed_gaussian_noise,
     fixed_impulse_noise,
     fixed_poisson_noise,
@@ -143,7 +143,7 @@ def test_fixed_noise_of_the_other_families_has_not_changed():
 @given(st.floats(0, 400), st.lists(st.floats(1e-12, 1 - 1e-12), min_size=1, max_size=20))
 def test_counts_are_the_inverse_of_the_poisson_distribution(mean, uniform):
     uniform = np.array(uniform)
-    counts = _count_events(np.full(len(uniform), mean), uniform)
+    counts = count_events(np.full(len(uniform), mean), uniform)
     assert (stats.poisson.cdf(counts, mean) >= uniform * (1 - 1e-9)).all()
     assert ((counts == 0) | (stats.poisson.cdf(counts - 1, mean) <= uniform * (1 + 1e-9))).all()
 

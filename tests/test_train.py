@@ -222,6 +222,37 @@ DAMAGE = {
 }
 
 
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(tmp_path):
+    tensors = {"net/weight": torch.ones(3)}
+    for step in (1, 2):
+        checkpoint.write_checkpoint(tmp_path, tensors, {"step": step})
+    newest = tmp_path / checkpoint.NAME
+    newest.write_bytes(newest.read_bytes()[:-1])
+    checkpoint.write_checkpoint(tmp_path, tensors, {"step": 3})
+    assert checkpoint.newest_checkpoint(tmp_path)[1] == {"step": 3}
+    assert checkpoint.read_checkpoint(checkpoint.previous(newest))[1] == {"step": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "source"),
+    [
+        ("sadnet", {"patch": 128}, "SADNet"), ("ssdn", {"patch": 256}, "SSDN"), ("ssdn", {"patch": 128}, "chosen"),
+        ("ssdn", {"betas": (0.9, 0.99)}, "SSDN"), ("sadnet", {"betas": (0.9, 0.99)}, "chosen"),
+        ("gradnet-impl", {"clip": True}, "slides"), ("gradnet", {"clip": True}, "chosen"),
+        ("scaoednet", {"lr": 1e-4}, "chosen"),
+    ],
+)  # fmt: skip
+def test_the_origin_of_a_setting_is_that_of_its_own_source(model, setting, source):
+    described = TrainConfig(model=model, steps=10, **setting).hyperparameters()
+    assert all(described[name]["origin"].startswith(source) for name in setting)
+
+
+def test_a_network_for_a_range_of_levels_is_validated_in_its_middle():
+    sizes = {"noise": "gaussian", "level": (5, 50), "parameter": "variable"}
+    config = TrainConfig(model="ssdn", sizes=sizes, steps=1)
+    assert training._middle_level(config, repro.build("ssdn", **sizes)) == ("sigma", 27.5)
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over(damage, uninterrupted, tmp_path, capsys):
     folder = tmp_path / "run"
@@ -447,7 +478,7 @@ def test_offset_statistics_are_the_network_s(tmp_path):
     [
         ("ssdn", {"noise": "poisson", "level": [20, 40]}, "blindspot", partial(fixed_poisson_noise, events=30)),
         ("unet", {"noise": "impulse", "level": [0.0, 0.5]}, "n2c", partial(fixed_impulse_noise, alpha=0.25)),
-        ("ssdn", {"level": [5, 50], "parameter": "known"}, "blindspot", partial(fixed_gaussian_noise, sigma_255=25)),
+        ("ssdn", {"level": [5, 50], "parameter": "known"}, "blindspot", partial(fixed_gaussian_noise, sigma_255=27.5)),
     ],
     ids=["poisson, told", "impulse, blind", "a range of levels, told"],
 )
@@ -619,7 +650,7 @@ def test_final_weights_load_and_hyperparameters_have_origins(uninterrupted):
     assert all(torch.equal(averaged[f"averaged/{n}"], t) for n, t in net.state_dict().items())
     origins = {name: entry["origin"] for name, entry in TINY.hyperparameters().items()}
     assert all(origins.values()) and origins["steps"] == "chosen for this experiment"
-    assert TrainConfig(steps=1, lr=1e-4).hyperparameters()["lr"]["origin"] == "the paper or its authors' code"
+    assert TrainConfig(steps=1, lr=1e-4).hyperparameters()["lr"]["origin"] == "SADNet, paper or authors' code"
 
 
 # One network per method and what is peculiar about it when several processes train it. Objectives that draw at random

@@ -107,14 +107,15 @@ def fixed_poisson_noise(
     _check_events(events)
     uniform = uniform_numbers(clean.numel(), f"{name}|poisson {float(events)}|{int(seed)}")
     mean = clean.detach().double().cpu().clamp_min(0).flatten().numpy() * events
-    counts = torch.from_numpy(_count_events(mean, uniform)).reshape(clean.shape)
+    counts = torch.from_numpy(count_events(mean, uniform)).reshape(clean.shape)
     return _store((counts / events).to(device=clean.device, dtype=clean.dtype), clip, round_8bit)
 
 
-def _count_events(mean: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+def count_events(mean: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """The smallest counts k with P(X <= k) >= uniform, X of these means: the inverse of the Poisson distribution.
 
-    Value by value, since a photograph has 256 of them: six times as fast as ``scipy.stats.poisson.ppf``.
+    Both are flat arrays of one length, the means 0 or more. Value by value, since a photograph has 256 of them: six
+    times as fast as ``scipy.stats.poisson.ppf``.
     """
     counts = np.empty(len(mean))
     values, kind = np.unique(mean, return_inverse=True)

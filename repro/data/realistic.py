@@ -12,13 +12,11 @@ strength and in its dependence on brightness, and not in its colour or grain. Sc
 what its authors did.
 """
 
-import numpy as np
 import torch
 from scipy.special import ndtri
-from scipy.stats import poisson
 from torch import Tensor
 
-from repro.data.noise import uniform_numbers
+from repro.data.noise import count_events, uniform_numbers
 
 ROOT_GAIN_MAX = 0.16
 SIGMA_255_MAX = 0.06 * 255
@@ -70,8 +68,8 @@ def fixed_realistic_noise(clean: Tensor, name: str, seed: int = 0) -> tuple[Tens
     numbers = uniform_numbers(2 + 2 * clean.numel(), f"{name}|realistic|{int(seed)}")
     gain, sigma_255 = max((ROOT_GAIN_MAX * numbers[0]) ** 2, GAIN_MIN), SIGMA_255_MAX * numbers[1]
     for_photons, for_reading = numbers[2:].reshape(2, *shape)
-    photons = poisson.ppf(for_photons, clean.double().numpy() / gain)  # -1 for no photons at all
-    noisy = gain * np.maximum(photons, 0) + sigma_255 / 255 * ndtri(for_reading)
+    photons = count_events(clean.double().clamp_min(0).flatten().numpy() / gain, for_photons.ravel()).reshape(shape)
+    noisy = gain * photons + sigma_255 / 255 * ndtri(for_reading)
     return torch.from_numpy(noisy).to(clean.dtype), noise_map(clean, gain, sigma_255)
 
 

@@ -18,6 +18,7 @@ class SelfEnsemble(Denoiser):
         super().__init__()
         self.net, self.sizes, self.name = net, net.sizes, net.name
         self.needs_sigma, self.halo, self.alignment = net.needs_sigma, net.halo, net.alignment
+        self.weightless = net.weightless
         self.train(net.training)  # a module begins in training mode, which leaving evaluation would spread
 
     def look_over(self, tiles):

@@ -42,6 +42,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -471,9 +472,13 @@ def consistency(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | Non
 
 
 def consistency_sum(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
-    """Both terms summed over the batch: paper and authors. The ratio of the two is that of the means."""
+    """Both terms summed over the batch: paper and authors. The ratio of the two is that of the means.
+
+    Of several processes each has a part of the batch, and their gradients are averaged: hence the factor.
+    """
     estimate = _estimate(net, noisy, clean)
-    return (estimate - clean).abs().sum() + CONSISTENCY * gradient_difference(estimate, clean).sum()
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    return processes * ((estimate - clean).abs().sum() + CONSISTENCY * gradient_difference(estimate, clean).sum())
 
 
 def fidelity(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:

@@ -103,6 +103,7 @@ class RIDNet(Denoiser):
 
     name = "ridnet"
     Sizes = RIDNetSizes
+    halo = None  # the attention takes means over the whole image
     alignment = 1
 
     def __init__(self, sizes: RIDNetSizes = RIDNetSizes()):

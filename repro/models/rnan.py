@@ -121,12 +121,15 @@ class Attention(nn.Module):
 
 
 class Group(nn.Module):
+    """An attention module and a convolution: what the network is a row of (Figure 1)."""
+
     def __init__(self, width: int, non_local: bool = False):
         super().__init__()
         self.attention = Attention(width, non_local)
         self.conv = conv3x3(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] -> the same shape."""
         return self.conv(self.attention(x))
 
 
@@ -139,6 +142,7 @@ class RNAN(Denoiser):
 
     name = "rnan"
     Sizes = RNANSizes
+    halo = None  # every position is compared with every other
     alignment = 2
 
     def __init__(self, sizes: RNANSizes = RNANSizes()):

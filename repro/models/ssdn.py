@@ -39,6 +39,9 @@ Differences between paper, earlier reproduction and authors' code
   reflected has noise of its own. The reproduction pads the noisy image. Here any size, and no padding shows a
   pixel its own copy: each view is padded in its own frame, below (where it does not look) and along its rows
   (a copy of a pixel stays in the row of that pixel, which its own result does not see).
+- Gray images. Authors: the mean of the three channels. Here: BT.601 luma, as for every method of the study.
+- A gradient that is not finite. Authors: the step is left out. Here: the run ends and says so.
+- Training images. Authors: ImageNet. Here: BSD400, and DIV2K for as long as published.
 - Noise2Void is not in the authors' code. The reproduction's takes as target an independent second draw of the
   noise, which is Noise2Noise on few pixels, and draws replacements from a window that begins at the image's
   corner (``n2v_port``).

@@ -308,8 +308,12 @@ def _settle_estimate(claim: pd.Series, study: Study) -> Verdict:
     return replace(verdict, reason=f"{verdict.reason} On {blocks.count} blocks of SIDD: {blocks.signed()} dB.")
 
 
-def _settle_breaking_patches(claim: pd.Series, study: Study) -> Verdict:
-    """The package on a patch of one colour with gray noise, where two opponent colours have no range."""
+@cache
+def _measure_breaking_patch() -> tuple[float, float]:
+    """Shares of values that are no numbers in the package's estimate of a gray patch in colour, and that are in ours.
+
+    Gray noise on one colour: two opponent colours have no range.
+    """
     import bm3d
 
     gray = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(16, 16, 1))
@@ -317,26 +321,36 @@ def _settle_breaking_patches(claim: pd.Series, study: Study) -> Verdict:
         theirs = bm3d.bm3d_rgb(gray.repeat(3, 2), 0.1)
     noisy = torch.from_numpy(gray.repeat(3, 2)).permute(2, 0, 1)[None]
     ours = build("bm3d")(noisy, sigma=0.1)
-    broken = not np.isfinite(theirs).all()
+    return float(np.isnan(theirs).mean()), float(ours.isfinite().double().mean())
+
+
+def _settle_breaking_patches(claim: pd.Series, study: Study) -> Verdict:
+    broken, finite = _measure_breaking_patch()
     reason = (
-        f"The package's estimate of a gray patch in colour has {np.isnan(theirs).mean():.0%} values that are no "
-        f"numbers; with ranges never smaller than the noise, {ours.isfinite().double().mean():.0%} are finite."
+        f"The package's estimate of a gray patch in colour has {broken:.0%} values that are no numbers; with ranges "
+        f"never smaller than the noise, {finite:.0%} are finite."
     )
     return Verdict(claim["id"], REPRODUCED if broken else NOT_REPRODUCED, reason, evidence="repro.models.classical")
 
 
-def _settle_brightening(claim: pd.Series, study: Study) -> Verdict:
-    """Brightness and contrast of the embedded photographs after noise of the picture's level, clipped and not."""
-    level, draws, changes = 50.0, 8, {}
-    for name in ("not clipped", "clipped"):
-        rows = []
-        for sample in (*catalog.samples("embedded-train", "RGB"), *catalog.samples("embedded-test", "RGB")):
-            noisy = [noise.fixed_gaussian_noise(sample.clean, sample.name, level, seed) for seed in range(draws)]
+@cache
+def _measure_brightening(level: float, draws: int = 8) -> dict[str, np.ndarray]:
+    """Change of brightness and contrast of each embedded photograph by noise of a level, not clipped and clipped."""
+    changes: dict[str, list] = {"not clipped": [], "clipped": []}
+    for sample in (*catalog.samples("embedded-train", "RGB"), *catalog.samples("embedded-test", "RGB")):
+        noisy = [noise.fixed_gaussian_noise(sample.clean, sample.name, level, seed) for seed in range(draws)]
+        clean = sample.clean - sample.clean.mean()
+        for name, rows in changes.items():
             mean = torch.stack([n.clamp(0, 1) if name == "clipped" else n for n in noisy]).mean(0)
-            clean = sample.clean - sample.clean.mean()
             # The slope of the mean noisy value over the clean one: 1 where contrast stays.
             rows.append((float((mean - sample.clean).mean()), float((clean * mean).sum() / clean.square().sum()) - 1))
-        changes[name] = np.array(rows)
+    return {name: np.array(rows) for name, rows in changes.items()}
+
+
+def _settle_brightening(claim: pd.Series, study: Study) -> Verdict:
+    """Brightness and contrast of the embedded photographs after noise of the picture's level, clipped and not."""
+    level = 50.0
+    changes = _measure_brightening(level)
     brighter, contrast = changes["clipped"].T
     means = {name: rows.mean(0) for name, rows in changes.items()}
     reason = (

@@ -25,6 +25,7 @@ import pandas as pd
 from repro import files
 from repro.errors import ReproError
 
+PARTS = ("naive_weights",)  # not settings: the checksum of a part that was trained before
 # Field -> type. A hyper-parameter is {"value", "origin"}; None where the run was stopped by another budget.
 FIELDS = {
     "experiment": str,
@@ -127,7 +128,7 @@ def _default_settings() -> dict:
 def find_differences(first: dict, second: dict, but: Iterable[str] = ()) -> list[str]:
     """Names of the settings (:attr:`Record.settings`) in which two runs differ, the network, the seed and ``but``
     aside."""
-    names = (first.keys() | second.keys()) - {"model", "sizes", "naive_weights", "seed", *but}
+    names = (first.keys() | second.keys()) - {"model", "sizes", *PARTS, "seed", *but}
     return sorted(name for name in names if first.get(name) != second.get(name))
 
 
@@ -185,7 +186,8 @@ def redo(record: Record):
     """
     from repro.train import TrainConfig
 
-    settings = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
+    noted = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
+    settings = {name: value for name, value in noted.items() if name not in PARTS}
     try:
         return TrainConfig(**settings)
     except TypeError as error:

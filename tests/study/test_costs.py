@@ -71,3 +71,14 @@ def test_the_network_is_left_as_it_was():
     assert net.training
     assert torch.equal(net.state_dict()["first.weight"], before)
     assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("naive", [{"naive": "bm3d"}, {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}}])
+def test_a_naive_denoiser_inside_is_counted_for_its_convolutions(naive):
+    """BM3D has none, and wants values, which a count does without; DnCNN's add to what the network has."""
+    sizes = {"width": 4, "units": 1, "modules": 1}
+    net = repro.build("gradnet-impl", **sizes, **naive)
+    plain = measure_cost(repro.build("gradnet-impl", **sizes), 16, 16)
+    inside = measure_cost(net.naive, 16, 16).macs if naive["naive"] == "dncnn" else 0
+    assert measure_cost(net, 16, 16).macs == plain.macs + inside
+    assert "forward" not in vars(net.naive)
