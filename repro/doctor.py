@@ -52,7 +52,9 @@ def _examine_torchvision() -> str:
 def _devices() -> Iterator[str]:
     import torch
 
-    yield f"cpu: {_processor()}"
+    from repro.timing import name_processor
+
+    yield f"cpu: {name_processor()}"
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         yield f"cuda:{index}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor}"
@@ -60,15 +62,6 @@ def _devices() -> Iterator[str]:
         yield "cuda: none"
     if torch.backends.mps.is_available():
         yield "mps: available, not used"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _compiler() -> str:

@@ -73,7 +73,7 @@ def describe_machine(device: str, rounds: int) -> dict:
             return None
 
     about = {
-        "device": torch.cuda.get_device_name(device) if kind == "cuda" else f"cpu {_processor()}",
+        "device": torch.cuda.get_device_name(device) if kind == "cuda" else f"cpu {name_processor()}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounds": rounds,
         "runs": explain(kind).splitlines()[0],
@@ -132,7 +132,8 @@ def read_status_mib(field: str) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def _processor() -> str:
+def name_processor() -> str:
+    """What the system calls the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -25,7 +25,6 @@ import csv
 import json
 import math
 import os
-import platform
 import re
 import signal
 import sys
@@ -60,6 +59,7 @@ from repro.metrics import psnr_db
 from repro.models.ssdn import KEYWORDS, NoiseSizes
 from repro.ops import DeformConv2d
 from repro.parallel import choose_strategy, share_batch_norm
+from repro.timing import name_processor
 from repro.weights import checksum, load, save
 
 VALIDATION_SIZE = 256
@@ -513,7 +513,6 @@ class _Run:
     def _publish(self, path: Path) -> None:
         """Final weights and summary, when the budget is used up."""
         device = self.fabric.device
-        processor = platform.processor() or platform.machine()
         summary = {
             "steps": self.step,
             "seconds": round(self.seconds, 1),
@@ -522,7 +521,7 @@ class _Run:
             "validation_psnr_db": self.row["psnr_db"],
             "validation_psnr_noisy_db": sum(psnr_db(c, n) for n, c in self.validation) / len(self.validation),
             "validation_images": len(self.validation),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name_processor(),
             "threads": torch.get_num_threads(),
             "processes": self.fabric.world_size,
             "peak_memory_mib": _peak_memory_mib(device),

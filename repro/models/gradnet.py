@@ -66,7 +66,7 @@ class GradNetSizes:
     normalise: bool = True  # batch normalisation in the units
     reduction: int = 16  # of the squeeze-and-excitation
     bias: bool = False  # of the first and the last layer
-    global_sum: bool = True  # the noisy image is added at the end
+    global_sum: bool = True  # the noisy image is added at the end of MSKResNet; a DnCNN never has it
     # The authors' fusion study has a second body: depth - 2 times convolution, BN, ReLU, as in DnCNN, and
     # "concatenate" or "none" as its skip. It learns the image: nothing is added at the end.
     body: str = "mskresnet"  # or "dncnn"

@@ -228,13 +228,10 @@ def describe_commit() -> str:
 
 def name_cpu() -> str:
     """The processor's name and the number of cores this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    from repro.timing import name_processor  # torch is not needed to read a record
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name_processor()}, {cores} cores"
 
 
 def _read_table(path: Path) -> pd.DataFrame:

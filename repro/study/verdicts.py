@@ -139,6 +139,11 @@ class Group:
         return not archive.find_differences(self.first.settings, other.first.settings)
 
 
+def _size(group: Group) -> tuple[int, int]:
+    """What groups are ordered by: budget, then steps."""
+    return listing.BUDGETS.index(group.first["budget"]), group.first["steps"]
+
+
 @dataclass(frozen=True)
 class Study:
     """Everything verdicts follow from."""
@@ -160,18 +165,20 @@ class Study:
         counted = [record for record in self.records if record["budget"] != "smoke"]
         grouped = itertools.groupby(counted, key=lambda record: record["experiment"])
         groups = [Group(tuple(records)) for _, records in grouped]
-        size = {name: place for place, name in enumerate(listing.BUDGETS)}
-        return sorted(groups, key=lambda g: (size[g.first["budget"]], g.first["steps"]), reverse=True)
+        return sorted(groups, key=_size, reverse=True)
 
     def find(self, method: str, variant: str, colour: str, dataset: str, sigma_255: float) -> list[Group]:
-        """Groups of a method's variant that were trained for a noise level and evaluated there."""
-        return [
+        """Groups of a method's variant that were evaluated at a noise level: of one size, those that were trained for
+        that level come before those for several."""
+        found = [
             group
             for group in self.groups
             if (group.first["method"], group.first["variant"], group.first["colour"]) == (method, variant, colour)
             and group.first["sigma_255"] in (sigma_255, None)
             and group.first.find_evaluation(dataset, sigma_255)
         ]
+        place = {id(group): size for size, (_, alike) in enumerate(itertools.groupby(found, _size)) for group in alike}
+        return sorted(found, key=lambda group: (place[id(group)], group.first["sigma_255"] is None))
 
     @cached_property
     def waiting(self) -> dict[str, str]:
