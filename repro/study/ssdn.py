@@ -177,7 +177,7 @@ def _settle_at_best(claim: pd.Series, study: Study) -> Verdict:
     word = (DIRECTION if first[0].smaller else REPRODUCED) if paired.sign <= 0 else NOT_REPRODUCED
     what = f"SSDN with known sigma is {paired.signed()} dB against N2C"
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
-    for other in _find("N2C, patches of 64", study):  # the recipe suits the blind spot better than N2C
+    for other in _find("N2C, patches of 64", study):  # which teach N2C more for the same work
         if other.first.find_evaluation(ledger.dataset_name(claim), SIGMA_255):
             lead = compare(first[1][0], other.per_image(evaluation))
             what += f", {lead.signed()} dB against N2C on patches of 64"
