@@ -111,6 +111,15 @@ def describe_findings(study: Study) -> str:
         each = "; ".join(f"{change} ({name}), {paired.signed()} dB" for paired, change, name in telling[:4])
         tried = f"Of {len(effects)} changes that were tried one at a time"
         sentences.append(f"{tried}, these weigh most at sigma 50: {each}.")
+    for record in (group.first for group in study.groups if group.first.gradients is not None):
+        at = record.gradients[record.gradients["sigma_255"] == LEVELS[1]]
+        by_kind = at.pivot(index="image", columns="gradient", values="psnr_db")
+        if {"own", "zero", "bm3d"} <= set(by_kind):
+            none, bm3d = (compare(by_kind[kind], by_kind["own"]) for kind in ("zero", "bm3d"))
+            sentences.append(
+                f"{record['experiment']} given no gradient changes by {none.signed()} dB at sigma {LEVELS[1]:g}, given "
+                f"BM3D's in place of its own by {bm3d.signed()} dB."
+            )
     missing = [name for name, (other, _) in SUSPECTS.items() if not {name, other} <= groups.keys()]
     if missing:
         sentences.append(f"Not measured yet: {', '.join(missing)}.")

@@ -149,6 +149,14 @@ def test_what_was_found_and_what_is_missing_is_said(make):
     assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))
 
 
+def test_what_a_network_does_with_its_gradient_is_said(make):
+    made = make("gradnet-dncnn", 29.5, "gradnet", "DnCNN, width 16", changes={"own": 0.0, "zero": -2.5, "bm3d": 0.04})
+    table = made.gradients.assign(sigma_255=50.0)
+    table.to_csv(made.folder / "gradients.csv", index=False)
+    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [records.read(made.folder)]))
+    assert "gradnet-dncnn given no gradient changes by -2.50 [" in told and "of its own by +0.04 [" in told
+
+
 def test_the_fragments_of_the_chapter(make, tmp_path, monkeypatch):
     reference = make("gradnet-none", 29.0, "gradnet", "none, width 16")
     noisy = make("gradnet-noisy", 29.2, "gradnet", "noisy, width 16", wiggle=WIGGLE)
