@@ -145,7 +145,7 @@ def test_every_suspect_is_a_row_of_the_list_as_is_its_neighbour():
 
 def test_what_was_found_and_what_is_missing_is_said(make):
     told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
-    assert told.startswith("Not measured yet: gradnet-naive-residual")
+    assert told.startswith("- Not measured yet: `gradnet-naive-residual`")
     assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))
 
 
@@ -154,7 +154,7 @@ def test_what_a_network_does_with_its_gradient_is_said(make):
     table = made.gradients.assign(sigma_255=50.0)
     table.to_csv(made.folder / "gradients.csv", index=False)
     told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [records.read(made.folder)]))
-    assert "gradnet-dncnn given no gradient changes by -2.50 [" in told and "of its own by +0.04 [" in told
+    assert "`gradnet-dncnn` given no gradient changes by -2.50 [" in told and "of its own by +0.04 [" in told
 
 
 def test_the_fragments_of_the_chapter(make, tmp_path, monkeypatch):
