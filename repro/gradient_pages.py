@@ -117,7 +117,7 @@ def describe_findings(study: Study) -> str:
             )
     missing = [f"`{name}`" for name, (other, _) in SUSPECTS.items() if not {name, other} <= groups.keys()]
     if missing:
-        found.append(f"Not measured yet: {', '.join(missing)}.")
+        found.append(f"Not compared with its neighbour yet: {', '.join(missing)}.")
     return "\n".join(f"- {sentence}" for sentence in found)
 
 

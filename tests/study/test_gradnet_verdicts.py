@@ -145,7 +145,7 @@ def test_every_suspect_is_a_row_of_the_list_as_is_its_neighbour():
 
 def test_what_was_found_and_what_is_missing_is_said(make):
     told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
-    assert told.startswith("- Not measured yet: `gradnet-naive-residual`")
+    assert told.startswith("- Not compared with its neighbour yet: `gradnet-naive-residual`")
     assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))
 
 
