@@ -8,6 +8,7 @@ alone. Errors have one place, :class:`Command`: a person sees one sentence, neve
 import ast
 import math
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -95,9 +96,15 @@ def _finite(value: float | None) -> float | None:
     return value
 
 
+def _path(text: str) -> Path:
+    if not text:  # a variable that is not set, and no word for the current folder
+        raise typer.BadParameter("it is empty.")
+    return Path(text)
+
+
 Sigma = Annotated[
     float | None,
-    typer.Option(min=0, callback=_finite, help="Standard deviation of the noise, on the 0 to 255 scale."),
+    typer.Option(min=0, max=255, callback=_finite, help="Standard deviation of the noise, on the 0 to 255 scale."),
 ]
 Events = Annotated[
     float | None,
@@ -112,8 +119,8 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there 
 
 @app.command(cls=Command)
 def denoise(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The image to write, or a folder.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", parser=_path, help="An image, or a folder of images.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", parser=_path, help="The image to write, or a folder.")],
     model: Model,
     sigma: Sigma = None,
     events: Events = None,
@@ -134,11 +141,14 @@ def denoise(
 
     from tqdm import tqdm
 
-    from repro import weights
+    from repro import files, weights
     from repro.data.images import SUFFIXES
+    from repro.evaluate import takes_no_level
 
     net = weights.load(model, network).to(_device(device))
     given = {"sigma": None if sigma is None else sigma / 255, "events": events, "alpha": alpha, "tile": tile}
+    if sigma is not None and takes_no_level(net):
+        typer.echo(f"Note: {model} is not told the level of the noise; --sigma changes nothing.", err=True)
     if not source.is_dir():
         into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
         target = target / source.name if into_folder else target
@@ -147,9 +157,19 @@ def denoise(
         return
     if target.exists() and not target.is_dir():
         raise ReproError(f"{target} is a file; a folder of images needs a folder to go to.")
-    found = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not target.exists() and target.suffix.lower() in SUFFIXES:
+        raise ReproError(f"{source} is a folder, and {target} the name of an image; name a folder.")
+    if target.exists() and target.samefile(source):
+        raise ReproError(f"{target} is the input itself; name another output.")
+    files.require_writable(target / "image.png")
+    inside = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+    found = [path for path in inside if path.suffix.lower() in SUFFIXES]
     if not found:
-        raise ReproError(f"There is no image in {source}.")
+        raise ReproError(f"There is no image in {source} ({', '.join(sorted(SUFFIXES))}).")
+    if len(inside) > len(found):
+        others = [path.name for path in inside if path not in found]
+        listed = f"{', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"
+        typer.echo(f"Note: not taken for images: {listed}.", err=True)
     failures, start = [], time.monotonic()
     for path in tqdm(found, unit="image", disable=None):
         try:
@@ -186,6 +206,8 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ReproError(f"There is no device {name!r}; choose cpu, cuda or auto.")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
@@ -265,7 +287,7 @@ def train(
     except (TypeError, ValueError, OSError) as error:
         raise ReproError(f"These settings do not make a run: {error}.") from None
     try:
-        weights = run(config, out, device=device)
+        weights = run(config, out, device=_device(device))
     except Interrupted as error:
         _complain(str(error))
         raise typer.Exit(130) from None
@@ -324,6 +346,8 @@ def evaluate(
         typer.echo(f"Weights: {model}")
     elif weights_of is not None:
         network, model = model, weights_of
+    if out:
+        files.require_writable(out)
     net, device = weights.load(model, network), _device(device)
     table = score(
         net, data, sigma, events=events, alpha=alpha, seed=seed, repeats=repeats, clip=clip, round_8bit=round_8bit,
@@ -557,7 +581,7 @@ def campaign(
     status: Annotated[
         bool, typer.Option("--status", help="Only say what is done and what is missing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --status: for programs to read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The status for programs to read.")] = False,
     results: Results = None,
     listed: Listed = None,
 ) -> None:
@@ -567,7 +591,7 @@ def campaign(
     from repro.study import experiments
 
     everything, names = experiments.load(listed), tuple(only or ())
-    if status:
+    if status or as_json:
         chosen = study.choose(everything, budget, names) if budget or names else everything
         frame = study.status(results, chosen)
         typer.echo(frame.to_json(orient="records", indent=1) if as_json else study.format_status(frame))

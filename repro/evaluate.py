@@ -184,7 +184,13 @@ def _run(net: Denoiser, noisy: Tensor, sigma: float | None = None, **level: floa
     return net(noisy, **told, **({"strength": level["strength"]} if "strength" in level else {}))
 
 
+MOST_EVENTS = 1e9  # beyond, noise is nothing and its table of counts does not fit into memory
 NO_NUMBERS = "has values that are no numbers (NaN or infinite)"
+def takes_no_level(net: Denoiser) -> bool:
+    """Whether the network or filter finds by itself how strong the noise is."""
+    return _find_keyword(net) is None
+
+
 FAMILIES = {keyword: family for family, keyword in KEYWORDS.items()}
 
 
@@ -202,9 +208,10 @@ def _choose_level(**levels: float | None) -> dict[str, float]:
     if len(given) > 1:
         raise ReproError(f"Noise is of one kind: give one of {', '.join(given)}.")
     for keyword, level in given.items():
-        low, high = {"events": (0, float("inf")), "alpha": (0, 1)}.get(keyword, (0, float("inf")))
+        low, high = {"events": (0, MOST_EVENTS), "alpha": (0, 1)}.get(keyword, (0, float("inf")))
         if not (low <= level <= high and isfinite(level) and (level or keyword != "events")):
-            allowed = {"events": "more than 0", "alpha": "from 0 to 1"}.get(keyword, "0 or more")
+            special = {"events": f"more than 0 and at most {MOST_EVENTS:g}", "alpha": "from 0 to 1"}
+            allowed = special.get(keyword, "0 or more")
             raise ReproError(f"{keyword} is {allowed}, not {level:g}.")
     return given
 
@@ -340,7 +347,7 @@ def evaluate(
                     rows.append(known[sample.name])
                     continue
                 if not given and sample.noisy is None:
-                    raise ReproError(f"{name} has no noisy photographs of its own; give sigma_255.")
+                    raise ReproError(f"{name} has no noisy photographs of its own; give sigma_255 (--sigma).")
                 for image in filter(lambda image: image is not None, (sample.clean, sample.noisy)):
                     if not image.isfinite().all():
                         raise ReproError(f"The image {sample.name} of {name} {NO_NUMBERS}.")

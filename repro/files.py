@@ -73,6 +73,19 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def require_writable(path: str | Path) -> None:
+    """Raise the ReproError that :func:`write_atomically` would raise, before hours of work rather than after."""
+    path = Path(path)
+    if path.is_dir():
+        raise ReproError(f"{path} is a folder; name a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".", dir=path.parent):
+            pass
+    except OSError as error:
+        raise ReproError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
 @contextmanager
 def locked(path: Path, busy: str | None = None) -> Iterator[None]:
     """Hold the lock file ``path`` within the block; the kernel releases it however the process ends.

@@ -64,6 +64,7 @@ def execute(name: str, output: Path, **values: object) -> Path:
     Raises :class:`ReproError` that names the cell and the error; the copy that failed is kept in
     ``_build/failed``.
     """
+    files.require_writable(output)
     failed = files.root() / "_build" / "failed" / output.name
     failed.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -87,8 +88,9 @@ def execute(name: str, output: Path, **values: object) -> Path:
             f"The kernel of the notebook {name} died, as it does where memory runs out. See {failed}."
         ) from None
     _forget_paths(failed)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(failed, output)
+    with files.write_atomically(output) as temporary:  # which may be on another, smaller disk
+        shutil.copyfile(failed, temporary)
+    failed.unlink()
     return output
 
 

@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from inspect import signature
+from inspect import isfunction, signature
 from itertools import chain
 from pathlib import Path
 
@@ -55,6 +55,7 @@ from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
 from repro.files import locked, write_atomically
+from repro.kinds import find_misfit
 from repro.metrics import psnr_db
 from repro.models.ssdn import KEYWORDS, NoiseSizes
 from repro.ops import DeformConv2d
@@ -110,6 +111,21 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 
 
+# Whether a setting is possible, and which are.
+RANGES: dict[str, tuple[Callable, str]] = {
+    "lr": (lambda value: 0 < value < math.inf, "more than 0"),
+    "eps": (lambda value: 0 < value < math.inf, "more than 0"),
+    "betas": (lambda value: all(0 <= beta < 1 for beta in value), "two numbers from 0 to less than 1"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "clip_norm": (lambda value: value > 0, "more than 0, or left out"),
+    "warmup_steps": (lambda value: value >= 0, "0 or more"),
+    "halve_every_steps": (lambda value: value >= 1, "at least 1"),
+    "steps": (lambda value: value >= 1, "at least 1"),
+    "seconds": (lambda value: 0 < value < math.inf, "more than 0"),
+    "seed": (lambda value: 0 <= value < 2**63, "from 0 to 2^63 - 1"),
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """What defines a run. The defaults are the study's recipe for a small budget, not the papers'.
@@ -156,6 +172,8 @@ class TrainConfig:
         for name in ("betas", "sigma_255"):  # JSON and TOML know lists only
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if misfit := find_misfit(type(self), asdict(self)):
+            raise ReproError(f"These settings do not make a run: {misfit}.")
         known = {"colour": ("rgb", "gray"), "schedule": tuple(SCHEDULES), "precision": ("32", "bf16")}
         for name, words in known.items():
             if getattr(self, name) not in words:
@@ -163,7 +181,7 @@ class TrainConfig:
         if not (self.steps or self.seconds):
             raise ReproError("A run needs a budget: steps, seconds, or both.")
         low, high = self.sigma_range
-        if not 0 <= low <= high:
+        if not 0 <= low <= high < math.inf:
             raise ReproError(f"sigma_255 is {self.sigma_255}; it is a level from 0 up, or a range of such.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ReproError(f"ema_decay is {self.ema_decay}; it lies between 0 and 1, or is left out.")
@@ -171,6 +189,10 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ReproError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, (fits, allowed) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise ReproError(f"{name} is {value}; it must be {allowed}.")
         if self.pairs is not None and not (
             0 < self.pairs_share <= 1 and math.isclose(self.pairs_in_batch, self.pairs_share * self.batch)
         ):
@@ -280,7 +302,7 @@ def train(
 class _Run:
     """The state of a run and the few things done with it."""
 
-    def __init__(self, config: TrainConfig, folder: Path, fabric: Fabric, progress, results: Path | None):
+    def __init__(self, config: TrainConfig, folder: Path, fabric: Fabric, progress, results: Path | None = None):
         self.config, self.folder, self.fabric = config, folder, fabric
         self.step, self.seconds, self.started = 0, 0.0, datetime.now(UTC).isoformat(timespec="seconds")
         self.tally = {"steps": 0, "loss": 0.0, "gradient_norm": 0.0}  # since the last row of the curve
@@ -293,6 +315,8 @@ class _Run:
         net = repro.build(config.model, **({"channels": channels} | config.sizes))
         if net.sizes.channels != channels:
             raise ReproError(f"A network of {net.sizes.channels} channels cannot learn {config.colour} images.")
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise ReproError(f"{config.model} has nothing to be trained.")
         if newest_checkpoint(folder) is None:
             _start_parts(net, results)
         self.net = net.to(fabric.device, memory_format=layout).train()
@@ -307,9 +331,7 @@ class _Run:
         if fabric.world_size > 1:
             share_batch_norm(self.net)
         self.averaged = deepcopy(self.net) if config.ema_decay else self.net
-        self.objective = LOSSES.get(config.loss) or getattr(sys.modules[type(self.net).__module__], config.loss, None)
-        if self.objective is None:
-            raise ReproError(f"{config.model} has no loss {config.loss!r}; there are {', '.join(LOSSES)}.")
+        self.objective = _find_objective(config.loss, self.net)
         if check := getattr(sys.modules[type(self.net).__module__], "check_training", None):
             check(self.net.sizes, config.loss, config.sigma_range, config.clip)
         self.tells_real = "real" in signature(self.objective).parameters
@@ -543,6 +565,22 @@ def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tenso
         )
 
     return corrupt
+
+
+def _find_objective(name: str, net: nn.Module) -> Callable:
+    """The loss of a name: one of :data:`LOSSES`, or a function of the network's own module that takes a network."""
+    module = sys.modules[type(net).__module__]
+    own = {
+        word: function
+        for word, function in vars(module).items()
+        if isfunction(function) and list(signature(function).parameters)[:4] == ["net", "noisy", "clean", "step"]
+    }
+    if (objective := LOSSES.get(name) or own.get(name)) is None:
+        raise ReproError(f"{net.name} has no loss {name!r}; there are {', '.join([*LOSSES, *own])}.")
+    if name in LOSSES and _must_be_told(net):
+        others = f"; {', '.join(own)} can" if own else ""
+        raise ReproError(f"{net.name} must be told the level of the noise, which the loss {name!r} cannot do{others}.")
+    return objective
 
 
 def _middle_level(config: TrainConfig, net: nn.Module) -> tuple[str, float]:

@@ -24,6 +24,10 @@ from repro.errors import ReproError
 from repro.models import MODELS, build, model_class
 from repro.models.base import Denoiser
 
+NAME_IT = "--network sadnet, say, or model= in Python"
+# Sizes that say how often a part is repeated: each has tensors of its own.
+COUNTS = ("modules", "units", "depth", "blocks", "stages", "groups")
+
 
 def save(
     net: Denoiser, path: str | Path, metadata: dict | None = None, *, dtype: torch.dtype | None = None
@@ -72,7 +76,7 @@ def load(name_or_path: str | Path, model: str | None = None, results: Path | Non
     header, tensors = _read(path)
     if "model" not in header:
         if model is None:
-            raise ReproError(f"{path} does not say which model it is for; name the model.")
+            raise ReproError(f"{path} does not say which model it is for; name the model ({NAME_IT}).")
         return from_upstream(model, tensors)
     if model is not None and header["model"] != model:
         raise ReproError(f"{path} holds weights of {header['model']}, not of {model}.")
@@ -83,7 +87,13 @@ def load(name_or_path: str | Path, model: str | None = None, results: Path | Non
         sizes = dict(json.loads(header.get("sizes", "")))
     except (ValueError, TypeError) as error:
         raise ReproError(f"{path} is damaged: it does not give the network's sizes.") from error
-    net = build(header["model"], **sizes)
+    counts = [name for name in COUNTS if isinstance(sizes.get(name), int) and sizes[name] > len(tensors)]
+    if counts:
+        raise ReproError(f"{path} is damaged: {counts[0]} = {sizes[counts[0]]} are more than it has tensors.")
+    try:
+        net = build(header["model"], **sizes)
+    except ReproError as error:
+        raise ReproError(f"{path} is damaged: {error}") from error
     _fill(net, {name: name for name in net.state_dict()}, tensors, str(path))
     return net.eval()
 
@@ -101,7 +111,7 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
         raise ReproError(f"No authors' names are known for {name}.")
     arrays = {}
     for key, array in state_dict.items():
-        if not isinstance(array, Tensor | np.ndarray):
+        if not isinstance(key, str) or not isinstance(array, Tensor | np.ndarray):
             kind = type(array).__name__
             raise ReproError(f"These are no weights of a {name}: {key} is no array, but {kind}.")
         arrays[key.removeprefix("module.")] = torch.as_tensor(array)
@@ -190,7 +200,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, T
 
 def _from_torch_file(path: Path, model: str | None) -> Denoiser:
     if model is None:
-        raise ReproError(f"{path} does not say which model it is for; name the model.")
+        raise ReproError(f"{path} does not say which model it is for; name the model ({NAME_IT}).")
     return from_upstream(model, read_torch_file(path))
 
 
@@ -202,7 +212,7 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
         raise ReproError(
             f"{path} is refused: it holds more than plain arrays, and reading it could run code."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged pickle fails in any way there is
         raise ReproError(f"{path} is not a complete checkpoint file.") from error
     if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("state_dict"), Mapping):
         checkpoint = checkpoint["state_dict"]  # beside an epoch, an optimiser's state and the like
@@ -224,6 +234,9 @@ def _fill(net: Denoiser, names: dict[str, str], arrays: Mapping[str, Tensor], wh
         if arrays[theirs].shape != own[ours].shape:
             found, wanted = list(arrays[theirs].shape), list(own[ours].shape)
             raise ReproError(f"{what} has {theirs} in the shape {found} instead of {wanted}.")
+        if arrays[theirs].is_floating_point() != own[ours].is_floating_point() or arrays[theirs].is_complex():
+            found = str(arrays[theirs].dtype).removeprefix("torch.")
+            raise ReproError(f"{what} has {theirs} as {found}, which a {net.name} cannot have.")
     with torch.no_grad():
         for ours, theirs in names.items():
             own[ours].copy_(arrays[theirs])

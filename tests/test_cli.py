@@ -239,6 +239,32 @@ def test_denoise_a_folder(models, photo, tmp_path):
     assert "needs a folder" in failure("denoise", source, photo, "--model", models["colour"])
 
 
+def test_denoise_a_folder_that_is_no_good(models, photo, tmp_path):
+    model = ["--model", str(models["colour"])]
+    assert "IN" in failure("denoise", "", str(tmp_path / "out"), *model, code=2)
+    assert "name of an image" in failure("denoise", str(photo.parent), str(tmp_path / "x.png"), *model)
+    assert "input itself" in failure("denoise", str(photo.parent), str(photo.parent), *model)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", ".hidden.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    result = call("denoise", str(folder), str(tmp_path / "out"), *model, "--sigma", "25")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+    assert "not taken for images: notes.txt" in result.stderr and "--sigma changes nothing" in result.stderr
+
+
+def test_a_level_beyond_255_is_a_wrong_option(models, photo, tmp_path):
+    told = failure("denoise", str(photo), str(tmp_path / "x.png"), "--model", "bm3d", "--sigma", "256", code=2)
+    assert "255" in told
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_work(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("repro.evaluate.evaluate", lambda *given, **options: pytest.fail("it was measured"))
+    told = failure("evaluate", "--model", str(models["colour"]), "--data", "embedded-test", "--out", str(tmp_path))
+    assert "is a folder" in told
+
+
 def test_denoise_with_weights_that_are_none(models, photo, tmp_path):
     def attempt(path, *more):
         return failure("denoise", photo, tmp_path / "out.png", "--model", path, *more)
@@ -470,6 +496,18 @@ def test_campaign_that_ends_early(monkeypatch, tmp_path):
     assert len(renewed) == 3, "what was finished before the end is shown"
     failure("campaign", "--results", str(tmp_path), code=130)
     assert len(renewed) == 3, "results elsewhere are not the README's"
+
+
+def test_a_campaign_without_time_begins_nothing(tmp_path):
+    result = call("campaign", "--hours", "0", "--only", "smoke-colour", "--results", str(tmp_path / "results"))
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert not (tmp_path / "results").exists()
+
+
+def test_campaign_status_for_programs(tmp_path):
+    """It starts nothing."""
+    result = call("campaign", "--json", "--only", "smoke-colour", "--results", str(tmp_path))
+    assert '"state":"waiting"' in result.stdout.replace(" ", "") and not any(tmp_path.iterdir())
 
 
 def test_campaign_status():

@@ -94,6 +94,29 @@ def rewritten(saved, change_tensors=None, **header):
     return saved
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
+def test_parameters_that_are_no_floating_point_numbers_are_refused(saved, kind):
+    change = lambda tensors: tensors.update({"first.weight": tensors["first.weight"].to(kind)})  # noqa: E731
+    with pytest.raises(ReproError, match=r"has first\.weight as (int32|bool|complex64)"):
+        repro.load(rewritten(saved, change))
+
+
+@pytest.mark.parametrize("sizes", [{"width": "eight"}, {"width": True}, {"transfer": 0}, {"dilations": 3}])
+def test_sizes_of_another_kind_are_refused(saved, sizes):
+    sizes = weights.describe(saved)["sizes"] | sizes
+    with pytest.raises(ReproError, match="is damaged"):
+        repro.load(rewritten(saved, sizes=json.dumps(sizes)))
+
+
+def test_a_network_of_more_parts_than_a_file_has_tensors_is_not_built(tmp_path):
+    path = weights.save(repro.build("gradnet", width=16, units=1, modules=1), tmp_path / "small.safetensors")
+    header = {"model": "gradnet", "sizes": json.dumps(weights.describe(path)["sizes"] | {"modules": 10**9})}
+    tensors = load_file(path)
+    save_file(tensors, path, header | {"sha256": weights.checksum(tensors)})
+    with pytest.raises(ReproError, match="modules = 1000000000 are more than it has tensors"):
+        repro.load(path)
+
+
 def test_missing_and_surplus_parameters_are_named(saved):
     with pytest.raises(ReproError, match=r"lacks decode1\.block\.deform\.weight"):
         repro.load(rewritten(saved, lambda tensors: tensors.pop("decode1.block.deform.weight")))

@@ -15,6 +15,7 @@ What cannot be read raises :class:`ReproError` with one sentence that names the 
 """
 
 import io
+import logging
 import math
 import struct
 import warnings
@@ -232,6 +233,8 @@ def _unpack(image: Image.Image, raw_mode: str) -> np.ndarray:
 def _decode_tiff_16(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | None] | None:
     """A TIFF of 16 bits, of which Pillow knows a few kinds only; None for one of other depth."""
     import tifffile  # takes a while, and few files need it
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, below
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:

@@ -4,6 +4,7 @@ import dataclasses
 from importlib import import_module
 
 from repro.errors import ReproError
+from repro.kinds import find_misfit
 from repro.models.base import Denoiser
 
 # name -> (module, class); imported when first asked for, so that one broken dependency hides one model only
@@ -50,6 +51,8 @@ def build(name: str, **sizes) -> Denoiser:
     known = [field.name for field in dataclasses.fields(cls.Sizes)]
     if unknown := sorted(set(sizes) - set(known)):
         raise ReproError(f"{name} has no size {', '.join(unknown)}; its sizes are {', '.join(known)}.")
+    if misfit := find_misfit(cls.Sizes, sizes):
+        raise ReproError(f"These sizes do not make a {name}: {misfit}.")
     try:
         return cls(cls.Sizes(**sizes))
     except (TypeError, ValueError, RuntimeError, MemoryError) as error:  # the latter two: beyond all memory

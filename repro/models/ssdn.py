@@ -67,6 +67,7 @@ from repro.models.base import Denoiser, pad_to_multiple
 SLOPE = 0.1  # of the leaky ReLU, everywhere
 POOLINGS = 5
 MULTIPLE = 2**POOLINGS
+BAND = 64  # rows of an image that the last layers see at a time
 DEVIATION_MIN = 1e-3  # of known Gaussian noise, of an estimate, and of the mean in Poisson noise
 EPSILON = 1e-6  # keeps covariances invertible
 DETERMINANT_MIN = 1e-9  # of impulse noise
@@ -363,12 +364,17 @@ class SSDN(Denoiser):
     def _look_around(self, noisy: Tensor) -> Tensor:
         """The raw statistics [B, outputs, H, W] of every pixel, none of which sees itself."""
         views: dict[int, Tensor] = {}
-        for pair in ((0, 2), (1, 3)):  # of equal shape each, whatever the shape of the image
-            turned = torch.cat([noisy.rot90(k, (2, 3)) for k in pair])
+        # Two by two in training, of equal shape whatever the shape of the image; else one by one, for half the memory.
+        for together in ((0, 2), (1, 3)) if torch.is_grad_enabled() else ((0,), (1,), (2,), (3,)):
+            turned = torch.cat([noisy.rot90(k, (2, 3)) for k in together])
             height, width = turned.shape[-2:]
             above = shift_down(self.trunk(pad_to_multiple(turned, MULTIPLE))[..., :height, :width])
-            views |= zip(pair, above.chunk(2), strict=True)
-        return self.tail(torch.cat([views[k].rot90(-k, (2, 3)) for k in range(4)], 1))
+            views |= zip(together, above.chunk(len(together)), strict=True)
+        upright = [views[k].rot90(-k, (2, 3)) for k in range(4)]
+        # The tail looks at one pixel at a time: in bands, its wide layers take little memory.
+        rows = noisy.shape[2] if torch.is_grad_enabled() else BAND
+        tops = range(0, noisy.shape[2], rows)
+        return torch.cat([self.tail(torch.cat([v[:, :, top : top + rows] for v in upright], 1)) for top in tops], 2)
 
     def _find_strength(self, noisy: Tensor, given: dict[str, float | Tensor | None]) -> Tensor | None:
         """How strong the noise is taken to be (:class:`Prior`); it is never passed to the network."""

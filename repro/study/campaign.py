@@ -512,17 +512,22 @@ def _ending(hours: float | None) -> Iterator[None]:
             raise ReproError("A campaign with a limit in hours must run in the main thread.")
         yield
         return
+    if hours is not None and not hours > 0:
+        raise Stopped("There is no time for a campaign; nothing was begun.")
 
     def stop(number, frame):
         raise _Asked
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
     timer = None
-    if hours is not None:
-        timer = threading.Timer(hours * 3600, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
     try:
+        for number in signals:
+            signal.signal(number, stop)
+        if hours is not None and hours * 3600 < threading.TIMEOUT_MAX:  # more is no limit
+            timer = threading.Timer(hours * 3600, os.kill, (os.getpid(), signal.SIGTERM))
+            timer.daemon = True
+            timer.start()
         yield
     except _Asked:
         raise Stopped("The campaign was stopped; the same command goes on from there.") from None
