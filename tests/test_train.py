@@ -389,7 +389,7 @@ def test_one_process_per_folder(tmp_path):
         ({"pairs": "polyu", "pairs_share": 0.0}, "pairs_share is 0.0; it lies above 0"),
         ({"pairs": "polyu", "pairs_share": 0.3}, "of a batch of 2 makes a whole number"),
         ({"pairs": "polyu", "model": "ssdn", "sizes": {}, "loss": "blindspot"}, "'blindspot' of ssdn takes no pairs"),
-        ({"pairs": "polyu", "model": "ffdnet", "sizes": {}}, "ffdnet must be told the level of the noise, which the loss"),
+        ({"pairs": "polyu", "model": "ffdnet", "sizes": {}}, "must be told the level of the noise, which the loss"),
     ],
 )
 def test_wrong_settings(wrong, message, tmp_path):
