@@ -161,7 +161,6 @@ def denoise(
         raise ReproError(f"{source} is a folder, and {target} the name of an image; name a folder.")
     if target.exists() and target.samefile(source):
         raise ReproError(f"{target} is the input itself; name another output.")
-    files.require_writable(target / "image.png")
     inside = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
     found = [path for path in inside if path.suffix.lower() in SUFFIXES]
     if not found:
@@ -170,6 +169,7 @@ def denoise(
         others = [path.name for path in inside if path not in found]
         listed = f"{', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"
         typer.echo(f"Note: not taken for images: {listed}.", err=True)
+    files.require_writable(target / found[0].name)
     failures, start = [], time.monotonic()
     for path in tqdm(found, unit="image", disable=None):
         try:

@@ -133,7 +133,7 @@ def _describe_own_network(own: Group, study: Study) -> list[str]:
         gained.append(f"{clipped.signed()} dB at sigma {level:g}")
     test = "What is printed is of one random crop of each"
     if words == {REPRODUCED}:
-        test += ", and lies within what such crops scatter: the network is weak, not its test"
+        test += ", and lies within what such crops scatter: these weights explain it"
     return [
         f"The slides' own DnCNN reaches {' and '.join(reached)} on whole images. {test}.",
         f"It was trained on clipped noise. Where that of the test is clipped, too, it gains {' and '.join(gained)}.",

@@ -14,8 +14,8 @@ def find_misfit(cls: type, values: Mapping[str, object]) -> str | None:
     hints = get_type_hints(cls)
     for field in fields(cls):
         if field.name in values and not _fits(values[field.name], hints[field.name]):
-            kind = getattr(hints[field.name], "__name__", "") or str(hints[field.name])
-            kind = kind if get_origin(hints[field.name]) is None else str(hints[field.name])
+            hint = hints[field.name]
+            kind = hint.__name__ if isinstance(hint, type) else str(hint)
             return f"{field.name} = {values[field.name]!r}, which should be {kind}"
     return None
 
