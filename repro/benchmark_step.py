@@ -17,7 +17,7 @@ from torch.nn.functional import l1_loss
 
 from repro import timing
 from repro.benchmark import measure_speeds
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 from repro.models import build
 from repro.study.costs import measure_cost
 
@@ -72,7 +72,7 @@ def bench_step(
     sizes = sizes or {}
     names = settings or tuple(name for name in SETTINGS if name != "checkpointing" or model == "scaoednet")
     if unknown := sorted(set(names) - set(SETTINGS)):
-        raise ReproError(f"There is no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}.")
+        raise unknown_name("setting", unknown[0], SETTINGS)
     if model != "scaoednet" and "checkpointing" in names:
         raise ReproError(f"{model} does not recompute anything; only scaoednet has the setting 'checkpointing'.")
     rounds = rounds or (20 if kind == "cuda" else 3)

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 
 
 class Command(TyperCommand):
@@ -143,10 +143,12 @@ def denoise(
 
     from repro import files, weights
     from repro.data.images import SUFFIXES
-    from repro.evaluate import takes_no_level
+    from repro.evaluate import check_level, takes_no_level
 
     net = weights.load(model, network).to(_device(device))
-    given = {"sigma": None if sigma is None else sigma / 255, "events": events, "alpha": alpha, "tile": tile}
+    level = {"sigma": None if sigma is None else sigma / 255, "events": events, "alpha": alpha}
+    check_level(net, **level)  # once for all images
+    given = level | {"tile": tile}
     if sigma is not None and takes_no_level(net):
         typer.echo(f"Note: {model} is not told the level of the noise; --sigma changes nothing.", err=True)
     if not source.is_dir():
@@ -266,7 +268,7 @@ def train(
     given = {name: value for name, value in given.items() if value is not None} | _assignments(setting)
     known = [field.name for field in fields(TrainConfig)]
     if unknown := [name for name in given if name not in known]:
-        raise ReproError(f"There is no setting {unknown[0]!r}; there are {', '.join(known)}.")
+        raise unknown_name("setting", unknown[0], known)
     try:
         if experiment is not None:
             from repro.study import experiments
@@ -454,8 +456,7 @@ def run(
     name = Path(notebook).stem
     path = folder / f"{name}.ipynb"
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in folder.glob("*.ipynb"))) or "none"
-        raise ReproError(f"There is no notebook {notebook!r}; there are {known}.")
+        raise unknown_name("notebook", notebook, sorted(found.stem for found in folder.glob("*.ipynb")))
     out = (out or files.root() / "_build" / "notebooks" / path.name).resolve()
     if out == path.resolve():
         raise ReproError(f"{out} is the notebook itself; name another output.")

@@ -65,9 +65,7 @@ def denoise(
     are no image.
     """
     net = load(model) if isinstance(model, str | Path) else model
-    level = _choose_level(sigma=sigma, events=events, alpha=alpha)
-    _require_family(net, level)
-    _require_level(net, **level)
+    level = check_level(net, sigma=sigma, events=events, alpha=alpha)
     batch, restore = _as_batch(image)
     low, high = (float(value) for value in batch.aminmax())
     if not (isfinite(low) and isfinite(high)):
@@ -186,12 +184,26 @@ def _run(net: Denoiser, noisy: Tensor, sigma: float | None = None, **level: floa
 
 MOST_EVENTS = 1e9  # beyond, noise is nothing and its table of counts does not fit into memory
 NO_NUMBERS = "has values that are no numbers (NaN or infinite)"
+FAMILIES = {keyword: family for family, keyword in KEYWORDS.items()}
+
+
 def takes_no_level(net: Denoiser) -> bool:
     """Whether the network or filter finds by itself how strong the noise is."""
     return _find_keyword(net) is None
 
 
-FAMILIES = {keyword: family for family, keyword in KEYWORDS.items()}
+def check_level(
+    net: Denoiser, *, sigma: float | None = None, events: float | None = None, alpha: float | None = None
+) -> dict[str, float]:
+    """The level that is given, by its keyword, or nothing: what :func:`denoise` can tell ``net`` of the noise.
+
+    Raises ReproError where several are given, one is impossible, of a family that the network was not trained for, or
+    missing though the network must be told.
+    """
+    level = _choose_level(sigma=sigma, events=events, alpha=alpha)
+    _require_family(net, level)
+    _require_level(net, **level)
+    return level
 
 
 def _find_keyword(net: Denoiser) -> str | None:
@@ -322,9 +334,7 @@ def evaluate(
     if patch and crop_side:
         raise ReproError("patch and crop_side: patches are measured one by one, crops are of the whole.")
     given = _choose_level(sigma_255=sigma_255, events=events, alpha=alpha)
-    level = {"sigma": sigma_255 / 255} if "sigma_255" in given else given
-    _require_family(net, level)
-    _require_level(net, **level)
+    level = check_level(net, **({"sigma": sigma_255 / 255} if "sigma_255" in given else given))
     if repeats < 1 or (repeats > 1 and not given):
         raise ReproError(f"repeats = {repeats}: noise that is added can be drawn once or more, a set's own noise once.")
     if pad not in (None, "clean", "noisy") or (pad and patch) or (pad == "clean" and not given):

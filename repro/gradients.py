@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.data import noise
 from repro.data.catalog import Sample
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 from repro.metrics import psnr_db
 from repro.models.base import Denoiser
 from repro.models.gradnet import GradNet, gradient_difference, sobel_magnitude
@@ -93,7 +93,7 @@ def _gradient(net: GradNet, noisy: Tensor, clean: Tensor, sigma: float, kind: st
         return torch.zeros_like(noisy)
     naive = {"noisy": lambda: noisy, "clean": lambda: clean, "bm3d": lambda: _recall(bm3d, noisy, sigma)}
     if kind not in naive:
-        raise ReproError(f"There is no gradient called {kind!r}; choose from {', '.join(KINDS)}.")
+        raise unknown_name("gradient", kind, KINDS)
     return sobel_magnitude(naive[kind]())
 
 

@@ -1,8 +1,8 @@
 """Weights on disk: safetensors that say what they are, and the authors' checkpoints.
 
-A weights file holds tensors and, in its header, text: the model's name and sizes, the sha256 of the tensors
-and whatever the writer adds (where the weights come from, what they were trained on). It is complete in
-itself: nobody needs to remember which sizes made it. No pickle is ever executed.
+A weights file holds tensors and, in its header, text: the model's name and sizes, the sha256 of the tensors, that of
+the header itself, and whatever the writer adds (where the weights come from, what they were trained on). It is
+complete: nobody needs to remember which sizes made it. No pickle is ever executed.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from repro import files
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 from repro.models import MODELS, build, model_class
 from repro.models.base import Denoiser
 
@@ -49,6 +49,7 @@ def save(
         "sha256": checksum(tensors),
         "metadata": json.dumps(metadata or {}),
     }
+    header["header_sha256"] = _header_checksum(header)
     with files.write_atomically(path) as temporary:
         # Through memory rather than safetensors' own writer, so that a full disk is the OSError it is.
         temporary.write_bytes(safetensors.save(tensors, header))
@@ -82,6 +83,8 @@ def load(name_or_path: str | Path, model: str | None = None, results: Path | Non
         raise ReproError(f"{path} holds weights of {header['model']}, not of {model}.")
     if checksum(tensors) != header.get("sha256"):
         raise ReproError(f"{path} is damaged: its tensors do not have the checksum written beside them.")
+    if header.get("header_sha256") not in (None, _header_checksum(header)):  # None: written before there was one
+        raise ReproError(f"{path} is damaged: its header does not have the checksum written in it.")
     _require_finite(tensors, str(path))
     try:
         sizes = dict(json.loads(header.get("sizes", "")))
@@ -147,9 +150,9 @@ def find(name_or_path: str | Path, results: Path | None = None) -> Path:
 
     if str(name_or_path) in others.SOURCES:
         return others.convert(str(name_or_path))
-    listed = f"there are {', '.join(known)}" if known else "none are published yet"
-    listed += f", and by other authors {', '.join(others.SOURCES)}"
-    raise ReproError(f"There are no weights called {str(name_or_path)!r}: {listed}.")
+    short = [name for name in known if name.removesuffix("-seed0") == name or name.removesuffix("-seed0") not in known]
+    filters = [name for name in MODELS if model_class(name).weightless]
+    raise unknown_name("trained model or filter", str(name_or_path), [*short, *others.SOURCES, *filters])
 
 
 def published(results: Path | None = None) -> dict[str, Path]:
@@ -187,6 +190,12 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _header_checksum(header: Mapping[str, str]) -> str:
+    """sha256 over what a header says, its own checksum left out."""
+    said = {name: text for name, text in header.items() if name != "header_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -254,6 +254,19 @@ def test_denoise_a_folder_that_is_no_good(models, photo, tmp_path):
     assert "not taken for images: notes.txt" in result.stderr and "--sigma changes nothing" in result.stderr
 
 
+def test_a_folder_for_a_network_that_is_not_told_enough_is_one_error(models, photo, tmp_path):
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, torch.rand(3, 9, 11))
+    result = call("denoise", tmp_path / "in", tmp_path / "out", "--model", "bm3d")
+    assert result.exit_code == 1 and result.stderr == "Error: bm3d must be told the noise level: give sigma.\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_almost_right(photo, tmp_path):
+    told = failure("denoise", photo, tmp_path / "x.png", "--model", "bm3")
+    assert told == "Error: There is no trained model or filter 'bm3'; did you mean bm3d?"
+
+
 def test_a_level_beyond_255_is_a_wrong_option(models, photo, tmp_path):
     told = failure("denoise", str(photo), str(tmp_path / "x.png"), "--model", "bm3d", "--sigma", "256", code=2)
     assert "255" in told
@@ -276,7 +289,7 @@ def test_denoise_with_weights_that_are_none(models, photo, tmp_path):
     tampered[-100] ^= 64
     (tmp_path / "tampered.safetensors").write_bytes(tampered)
     assert "checksum" in attempt(tmp_path / "tampered.safetensors")
-    assert "no weights" in attempt("nothing-of-that-name")
+    assert "no trained model" in attempt("nothing-of-that-name")
     assert "not of dncnn" in attempt(models["colour"], "--network", "dncnn")
 
     class Payload:

@@ -32,7 +32,7 @@ from torch import Tensor
 from repro import files as places
 from repro.data import official
 from repro.data.images import SUFFIXES, luma, read_image
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def find(name: str) -> DataSet:
     try:
         return DATASETS[name]
     except KeyError:
-        raise ReproError(f"There is no data set {name!r}; there are {', '.join(DATASETS)}.") from None
+        raise unknown_name("data set", name, DATASETS) from None
 
 
 def folder(name: str) -> Path:

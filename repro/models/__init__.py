@@ -3,7 +3,7 @@
 import dataclasses
 from importlib import import_module
 
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 from repro.kinds import find_misfit
 from repro.models.base import Denoiser
 
@@ -35,7 +35,7 @@ MODELS = {
 def model_class(name: str) -> type[Denoiser]:
     """The class behind a name. An unknown name is a ReproError that lists the known ones."""
     if name not in MODELS:
-        raise ReproError(f"There is no model {name!r}; choose from {', '.join(MODELS)}.")
+        raise unknown_name("model", name, MODELS)
     module, attribute = MODELS[name]
     return getattr(import_module(module), attribute)
 

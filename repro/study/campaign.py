@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro import files
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 from repro.study import experiments as listing
 from repro.study import records, verdicts
 from repro.study.experiments import Evaluation, Experiment
@@ -480,8 +480,7 @@ def choose(
     for pattern in only:
         found = {e.name: e for e in experiments if fnmatchcase(e.name, pattern) and budget in (None, e.budget)}
         if not found:
-            names = ", ".join(e.name for e in experiments)
-            raise ReproError(f"No experiment is called {pattern!r}; choose from {names}.")
+            raise unknown_name("experiment", pattern, [e.name for e in experiments if budget in (None, e.budget)])
         chosen |= {name: e for name, e in found.items() if name not in chosen}
     if chosen:
         return list(chosen.values())
@@ -490,7 +489,7 @@ def choose(
 
         budget = "gpu" if torch.cuda.is_available() else "cpu"
     if budget not in listing.BUDGETS:
-        raise ReproError(f"There is no budget {budget!r}; choose from {', '.join(listing.BUDGETS)}.")
+        raise unknown_name("budget", budget, listing.BUDGETS)
     return [e for e in experiments if e.budget == budget]
 
 

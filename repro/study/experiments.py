@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import files
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 
 BUDGETS = ("smoke", "cpu", "gpu", "paper")  # from small to large
 
@@ -128,8 +128,7 @@ def get(name: str, experiments: list[Experiment] | None = None) -> Experiment:
     for experiment in experiments:
         if experiment.name == name:
             return experiment
-    names = ", ".join(experiment.name for experiment in experiments)
-    raise ReproError(f"There is no experiment {name!r}; choose from {names}.")
+    raise unknown_name("experiment", name, [experiment.name for experiment in experiments])
 
 
 def _read(row: dict, recipes: dict, file: str) -> Experiment:

@@ -12,7 +12,7 @@ from html import escape
 
 import pandas as pd
 
-from repro.errors import ReproError
+from repro.errors import unknown_name
 from repro.study import claims as ledger
 from repro.study import verdicts
 from repro.study.statistics import LEVEL
@@ -74,7 +74,7 @@ def compare(name: str, study: Study, settled: pd.DataFrame | None = None) -> pd.
     anew if left out.
     """
     if name not in TABLES:
-        raise ReproError(f"There is no table {name!r}; choose from {', '.join(TABLES)}.")
+        raise unknown_name("table", name, TABLES)
     settled = verdicts.settle_all(study) if settled is None else settled
     table = TABLES[name]
     paper = _join(ledger.match(study.claims, [table.paper]), settled)

@@ -240,7 +240,7 @@ def test_hours_end_a_campaign(tmp_path):
 
 
 def test_names_and_budgets_that_do_not_exist(tmp_path):
-    with pytest.raises(ReproError, match="No experiment"):
+    with pytest.raises(ReproError, match="no experiment"):
         campaign.run(only=("nothing",), results=tmp_path)
     with pytest.raises(ReproError, match="no budget"):
         campaign.run(budget="huge", results=tmp_path)

@@ -118,5 +118,5 @@ def test_none_stands_for_nothing():
     recipe = tomllib.loads(TEXT)["budget"]["paper"]
     assert recipe["ema_decay"] == "none"
     assert experiments.get("sadnet-colour-50-paper").train["ema_decay"] is None
-    with pytest.raises(ReproError, match="choose from"):
+    with pytest.raises(ReproError, match="did you mean sadnet-colour"):
         experiments.get("sadnet-color")
