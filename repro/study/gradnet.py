@@ -10,7 +10,6 @@ trained on, and say nothing about denoising photographs that were not seen. Whic
 photographs of another set, which no network here has seen; such a verdict speaks of the direction at most.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -25,12 +24,11 @@ from repro.models import build
 from repro.models.gradnet import SOBEL
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.statistics import LEVEL, bootstrap, compare
+from repro.study.statistics import LEVEL, compare
 from repro.study.verdicts import (
     DIRECTION,
     NOT_REPRODUCED,
     PSNR_DB,
-    PSNR_TRAINED_HERE_DB,
     REPRODUCED,
     Group,
     Study,
@@ -125,27 +123,25 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     about = group.first.find_evaluation(dataset, sigma)
     evaluation = about["name"]
     values = group.per_image(evaluation)
-    difference = float(values.mean()) - claim["number"]
-    interval = bootstrap(values - claim["number"])
-    tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
-    facts = {
-        "ours": float(values.mean()), "difference": difference, "tolerance": tolerance, "low": interval.low,
-        "high": interval.high, "budget": group.budget, "evidence": group.names, "command": group.command(evaluation),
-    }  # fmt: skip
+    facts = verdicts.hold_against(claim, group, values) | {"command": group.command(evaluation)}
     if about.get("crop_side") and not group.smaller:
         by_crops = _measure_crops(claim, group, evaluation)
         if verdicts.within(by_crops["difference"], by_crops["tolerance"]):
             low, high = (by_crops["ours"] + side * by_crops["tolerance"] for side in (-1, 1))
             drawn = f"one random crop of {about['crop_side']} pixels from each gives {low:.2f} to {high:.2f} dB"
-            reason = f"{values.mean():.2f} dB on whole images; {drawn} in 95 of 100 draws."
+            reason = f"{facts['ours']:.2f} dB on whole images; {drawn} in 95 of 100 draws."
             return Verdict(claim["id"], REPRODUCED, reason, **facts | by_crops)
-    near = f"{values.mean():.2f} dB on whole images, {difference:+.2f} dB against the printed value"
+    near = f"On whole images {verdicts.describe_difference(facts)}"
     near += "" if claim["variant"] in PAPER else ", which is of one random crop of each"
     if not group.smaller:
-        word = REPRODUCED if verdicts.within(difference, tolerance) else NOT_REPRODUCED
+        word = REPRODUCED if verdicts.within(facts["difference"], facts["tolerance"]) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
     near += f", at the {group.budget} budget ({group.first['variant']})"
-    holds, why = _side_of_bm3d(claim, study, values, evaluation)
+    images = None
+    for other in find("BM3D", study, dataset, sigma):
+        if images is None and other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
+            images = values, other.per_image(evaluation)
+    holds, why = verdicts.judge_side(claim, facts["ours"], _find_bm3d(claim, study), images)
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, f"{near}; {why}.", **facts)
 
 
@@ -158,27 +154,12 @@ def _measure_crops(claim: pd.Series, group: Group, evaluation: str) -> dict:
     return about | {"low": difference - reach, "high": difference + reach}
 
 
-def _side_of_bm3d(claim: pd.Series, study: Study, values: pd.Series, evaluation: str) -> tuple[bool, str]:
-    """Whether ours is on the printed value's side of BM3D, and a sentence that says so."""
-    printed = _printed_bm3d(claim, study)
-    side = math.copysign(1, claim["number"] - printed)
-    for other in find("BM3D", study, ledger.dataset_name(claim), claim["sigma_255"]):
-        if other.first.find_evaluation(ledger.dataset_name(claim), claim["sigma_255"])["name"] == evaluation:
-            paired = compare(values, other.per_image(evaluation))
-            return paired.sign == side, f"{paired.signed()} dB over our BM3D, image by image"
-    margin = float(values.mean()) - printed
-    return side * margin > PSNR_TRAINED_HERE_DB, _describe_margin(margin)
-
-
-def _describe_margin(margin_db: float) -> str:
-    return f"{abs(margin_db):.2f} dB {'above' if margin_db >= 0 else 'below'} the printed BM3D"
-
-
-def _printed_bm3d(claim: pd.Series, study: Study) -> float:
+def _find_bm3d(claim: pd.Series, study: Study) -> pd.Series:
+    """The claim on BM3D in the same row of the table."""
     cells = ledger.find(
         study.claims, source="003", method="BM3D", metric="psnr", dataset=claim["dataset"], sigma_255=claim["sigma_255"]
     )
-    return float(cells["number"].iloc[0])
+    return cells.iloc[0]
 
 
 def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
@@ -187,14 +168,11 @@ def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
         return verdicts.untested(claim, study, "no network's gradients were exchanged yet")
     group, by_kind = found
     ours = float(by_kind["bm3d"].mean())
-    printed = _printed_bm3d(claim, study)
-    difference = ours - claim["number"]
-    facts = {"ours": ours, "difference": difference, "budget": group.budget}
+    facts = {"ours": ours, "difference": ours - claim["number"], "budget": group.budget}
     facts |= {"evidence": group.names, "command": group.first["command"]}
-    holds = (claim["number"] - printed) * (ours - printed) > 0  # at any budget: crops are not the printed ones
-    reason = (
-        f"{ours:.2f} dB on central crops at the {group.budget} budget; {_describe_margin(ours - printed)}."
-    )
+    # Of the direction at most, at any budget: these crops are not the printed ones.
+    holds, why = verdicts.judge_side(claim, ours, _find_bm3d(claim, study))
+    reason = f"{ours:.2f} dB on central crops at the {group.budget} budget; {why}."
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, **facts)
 
 

@@ -19,7 +19,7 @@ from repro.data import catalog
 from repro.study import claims as ledger
 from repro.study import verdicts
 from repro.study.records import find_differences
-from repro.study.statistics import DRAWS, LEVEL, Interval, bootstrap, compare
+from repro.study.statistics import DRAWS, LEVEL, Interval, compare
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, REPRODUCED, Group, Study, Verdict
 
 # (method, variant) as printed -> (method, variant) of the experiments.
@@ -57,28 +57,16 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
         what = f"{claim['method']} {claim['variant']}".rstrip()
         return verdicts.untested(claim, study, f"there is no record of {what} on {claim['dataset']}")
     group, columns = measured
-    ours = float(np.mean([column.mean() for column in columns]))
-    difference = ours - claim["number"]
-    tolerance = verdicts.PSNR_TRAINED_HERE_DB if group.smaller else verdicts.PSNR_DB
-    facts = _facts(group) | {"ours": ours, "difference": difference, "tolerance": tolerance}
-    if len(columns) == 1:
-        interval = bootstrap(columns[0] - claim["number"])
-        facts |= {"low": interval.low, "high": interval.high}
-    side_of = "above" if difference >= 0 else "below"
-    near = f"{ours:.2f} dB, {abs(difference):.2f} dB {side_of} the printed value"
+    facts = verdicts.hold_against(claim, group, *columns) | {"command": group.first["command"]}
+    near = verdicts.describe_difference(facts)
     if not group.smaller:
-        word = REPRODUCED if verdicts.within(difference, tolerance) else NOT_REPRODUCED
+        word = REPRODUCED if verdicts.within(facts["difference"], facts["tolerance"]) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
-    classical = ledger.find(study.claims, source="002", table="Table 1", method="CBM3D", dataset=claim["dataset"])
-    printed = classical["number"].iloc[0]
-    side, margin = math.copysign(1, claim["number"] - printed), ours - printed
-    word = DIRECTION if side * margin > verdicts.PSNR_TRAINED_HERE_DB else NOT_REPRODUCED
-    why = f"{abs(margin):.2f} dB {'above' if margin >= 0 else 'below'} the printed CBM3D"
-    other = _measure(classical.iloc[0], study)
-    if other is not None and len(columns) == 1:
-        paired = compare(columns[0], other[1][0])
-        word = DIRECTION if paired.sign == side else NOT_REPRODUCED
-        why = f"{paired.signed()} dB over CBM3D, image by image"
+    cells = ledger.find(study.claims, source="002", table="Table 1", method="CBM3D", dataset=claim["dataset"])
+    other = _measure(cells.iloc[0], study)
+    images = (columns[0], other[1][0]) if other is not None and len(columns) == 1 else None
+    holds, why = verdicts.judge_side(claim, facts["ours"], cells.iloc[0], images)
+    word = DIRECTION if holds else NOT_REPRODUCED
     return Verdict(claim["id"], word, f"{near} at the {group.budget} budget; {why}.", **facts)
 
 
