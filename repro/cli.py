@@ -251,8 +251,8 @@ def train(
 ) -> None:
     """Train a network, or resume: stop it as you like, the same command goes on where it stopped.
 
-    What is not given has the study's recipe for small budgets; `repro train --out FOLDER` alone resumes what
-    is there.
+    What is not given has the study's recipe for small budgets, or in a folder that holds a run, that run's own
+    settings: `repro train --out FOLDER` alone resumes what is there.
     """
     import json
     from dataclasses import fields, replace
@@ -282,10 +282,11 @@ def train(
             out = out or files.runs() / experiment / f"seed{config.seed}"
         elif out is None:
             raise ReproError("Name a folder for the run with --out, or an experiment with --experiment.")
-        elif not given and (out / "config.json").exists():
-            config = TrainConfig(**json.loads((out / "config.json").read_text()))
         else:
-            config = TrainConfig(**given)
+            # A run that was begun keeps what is not given; before its first checkpoint it can still be another one.
+            begun = (out / "config.json").exists() and (not given or any(out.glob("*.safetensors")))
+            stored = json.loads((out / "config.json").read_text()) if begun else {}
+            config = TrainConfig(**stored | given)
     except (TypeError, ValueError, OSError) as error:
         raise ReproError(f"These settings do not make a run: {error}.") from None
     try:

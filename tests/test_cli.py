@@ -340,6 +340,8 @@ def test_train_resume_and_evaluate(tmp_path):
     again = call("train", "--out", out)
     assert again.exit_code == 0 and "Trained" in again.output, "the folder alone says what to resume"
     assert "holds a run with other settings" in failure("train", *QUICK, "--out", out, "--steps", "5")
+    alone = failure("train", "--out", out, "--steps", "5")
+    assert alone.count(" instead of ") == 1 and "steps" in alone, "what nobody gave is not blamed"
 
     arguments = [
         "--model",
