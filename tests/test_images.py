@@ -279,6 +279,10 @@ def test_several_pictures_and_other_pixels_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "c.tif")
     with one_sentence("c.tif", "8 or 16 bits"):
         read_image(tmp_path / "c.tif")
+    for kind in ("float32", "int32", "float16"):
+        tifffile.imwrite(tmp_path / "d.tif", np.zeros((8, 8, 3), kind), photometric="rgb")
+        with one_sentence("d.tif", f"as {kind}; images of 8 or 16 bits"):
+            read_image(tmp_path / "d.tif")
 
 
 def test_size_limits():

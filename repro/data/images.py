@@ -239,6 +239,8 @@ def _decode_tiff_16(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page = tiff.pages[0]
+            if page.dtype is not None and (page.dtype.kind in "fc" or page.dtype.itemsize > 2):
+                raise ReproError(f"{path} stores its pixels as {page.dtype}; images of 8 or 16 bits can be read.")
             if page.dtype != np.uint16:
                 return None
             _check_count(path, page.imagewidth * page.imagelength, len(tiff.pages))
