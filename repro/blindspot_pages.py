@@ -40,22 +40,23 @@ BOX_PX = (0, 104, 256, 256)  # top, left, height and width of the part that is s
 
 def describe_table(settled: pd.DataFrame) -> str:
     """Table 1 of document 002 with this study's values."""
-    rows = []
-    for _, claim in ledger.find(settled, source="002", table="Table 1").iterrows():
+    rows = ledger.find(settled, source="002", table="Table 1")
+    columns: dict[str, list[str]] = {name: [] for name in ("method", "images", "printed", "ours", "verdict", "why")}
+    for _, claim in rows.iterrows():
         name = f"{claim['method']} ({claim['variant']})" if claim["variant"] else claim["method"]
-        copied = (
-            f", copied from {ledger.CITED[claim['attributed_to']]}" if claim["attributed_to"] in ledger.CITED else ""
-        )
-        rows.append(
-            f"<tr><td>{escape(name)}</td><td>{claim['dataset']}</td><td>{claim['value']}{copied}</td>"
-            f"<td>{pages._decibels(claim['ours'])}</td><td>{pages.show_verdict(claim['word'])}</td>"
-            f"<td>{escape(claim['reason'])}</td></tr>"
-        )
-    head = "".join(f"<th>{name}</th>" for name in ("method", "images", "reproduction", "ours", "verdict", "why"))
-    return (
-        '<div class="study-table"><table class="study"><caption>Mean PSNR in dB, colour, sigma 25</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        cells = (
+            escape(name), escape(claim["dataset"]), escape(claim["value"]), pages._decibels(claim["ours"]),
+            pages.show_verdict(claim["word"]), escape(claim["reason"]),
+        )  # fmt: skip
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    copied = rows[rows["attributed_to"].isin(ledger.CITED)]
+    origins = [
+        f"{escape(method)}'s are copied from {escape(ledger.CITED[source])}"
+        for method, source in dict.fromkeys(zip(copied["method"], copied["attributed_to"], strict=True))
+    ]
+    printed = f"; of the printed values {' and '.join(origins)}" if origins else ""
+    return pages.render_rows(f"Mean PSNR in dB, colour, sigma 25{printed}", columns)
 
 
 def describe_spread(study: Study, folder: Path) -> str:
