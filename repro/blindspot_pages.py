@@ -229,7 +229,7 @@ def _cut_part(dataset: str, photograph: str, box_px: tuple[int, int, int, int]) 
     samples = {image: path for image, path, _ in catalog.paths(dataset)}
     if photograph not in samples:
         raise ReproError(f"{dataset} has no photograph {photograph!r}; it has {', '.join(samples)}.")
-    clean = next(sample.clean for sample in catalog.samples(dataset) if sample.name == photograph)
+    clean = catalog.sample(dataset, photograph).clean
     top, left, height, width = box_px
     if not (0 <= top < top + height <= clean.shape[1] and 0 <= left < left + width <= clean.shape[2]):
         raise ReproError(f"{photograph} is {clean.shape[2]} x {clean.shape[1]} pixels: it has no part {box_px}.")

@@ -195,7 +195,7 @@ def describe_gradients(study: Study) -> str:
 
 def describe_line(folder: Path, photograph: str = "astronaut") -> str:
     """One photograph through every filter of the classical line, with the PSNR and the time of each."""
-    sample = next(sample for sample in catalog.samples("embedded-test", "RGB") if sample.name == photograph)
+    sample = catalog.sample("embedded-test", photograph)
     top, left = 40, 150  # the face
     clean = sample.clean[:, top : top + CROP, left : left + CROP].contiguous()
     noisy = noise.fixed_gaussian_noise(clean, sample.name, SIGMA_255)

@@ -81,7 +81,7 @@ def execute(name: str, output: Path, **values: object) -> Path:
         number, line = _find_failed_cell(failed)
         raise ReproError(
             f"The notebook {name} failed in cell {number} ({line}): "
-            f"{error.ename}: {str(error.evalue).rstrip('.')}. See {failed}."
+            f"{error.ename}: {str(error.evalue).rstrip('.?')}. See {failed}."
         ) from None
     except DeadKernelError:
         raise ReproError(

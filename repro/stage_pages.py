@@ -241,7 +241,7 @@ def draw_curves(table: pd.DataFrame) -> Figure:
 @torch.no_grad()
 def draw_photograph(net, photograph: str = "astronaut") -> Figure:
     """Above the noisy crop and each stage's image, below the true noise map and each stage's."""
-    sample = next(sample for sample in catalog.samples("embedded-test") if sample.name == photograph)
+    sample = catalog.sample("embedded-test", photograph)
     noisy, truth = fixed_realistic_noise(sample.clean, sample.name)
     top, left = 64, 160  # the face
     window = (..., slice(top, top + CROP), slice(left, left + CROP))

@@ -120,7 +120,7 @@ def _list_choices(shown: list[Shown], chosen: Shown) -> str:
 
 def collect_versions() -> list[Shown]:
     """The photograph noisy, after every method that has a published network for that noise, and clean."""
-    photograph = next(sample for sample in catalog.samples("embedded-test") if sample.name == PHOTOGRAPH).clean
+    photograph = catalog.sample("embedded-test", PHOTOGRAPH).clean
     clean = _cut(photograph)
     shown: list[Shown] = []
     for level_255 in LEVELS_255:
@@ -291,7 +291,7 @@ def unpack(packed: dict) -> list[Kernels]:
 def show_kernels(sigma_255: float = LEVELS_255[0]) -> str:
     """A photograph with SADNet's sampling points at the pointer, at the four scales: HTML, and what it shows."""
     net, remark = choose_network()
-    photograph = next(sample for sample in catalog.samples("embedded-test") if sample.name == PHOTOGRAPH).clean
+    photograph = catalog.sample("embedded-test", PHOTOGRAPH).clean
     noisy = _cut(noise.fixed_gaussian_noise(photograph, PHOTOGRAPH, sigma_255))
     clean = _cut(photograph).numpy()
     sampling = offsets.collect_sampling(net, noisy)

@@ -293,3 +293,11 @@ def test_noisy_images_have_the_published_quality(mirror):
             -10 * torch.log10((s.clean - s.noisy).double().square().mean()) for s in catalog.samples(name)
         ]
         assert torch.stack(values).mean().item() == pytest.approx(published_db, abs=0.006), name
+
+
+def test_one_image_by_its_name():
+    assert catalog.sample("embedded-test", "astronaut").clean.shape[0] == 3
+    with pytest.raises(ReproError, match=r"no photograph 'astronot'; did you mean astronaut\?"):
+        catalog.sample("embedded-test", "astronot")
+    with pytest.raises(ReproError, match=r"no photograph '7'; there are .*astronaut"):
+        catalog.sample("embedded-test", 7)  # as papermill hands on a name that looks like a number

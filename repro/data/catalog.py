@@ -268,6 +268,16 @@ def load(name: str, colour: str | None = "RGB", limit: int | None = None) -> lis
     return list(samples(name, colour, limit))
 
 
+def sample(name: str, image: str, colour: str | None = "RGB") -> Sample:
+    """The image called ``image`` of the set ``name``. Raises :class:`ReproError` that lists those there are."""
+    seen = []
+    for one in samples(name, colour):
+        if one.name == str(image):
+            return one
+        seen.append(one.name)
+    raise unknown_name("photograph", str(image), seen)
+
+
 def find_layout(name: str, layout: str) -> Path:
     """Where the set ``name``, or a folder or file of one's own, begins to be laid out as ``layout`` says.
 
