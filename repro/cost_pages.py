@@ -248,12 +248,12 @@ def describe_nonlocal(settled: pd.DataFrame) -> str:
     printed = _printed(settled, source="001", table="Table 7", method="RNAN", metric="flops")
     products, macs = cost.products / 1e9, cost.macs / 1e9
     return (
-        f"RNAN's printed {printed} G leave most of its work out. Its two non-local blocks compare every pixel with "
-        f"every other: at {WIDTH}x{HEIGHT} pixels {products:,.0f} G multiply-adds of matrix products, which a profiler "
-        f"that looks at layers does not see, against {macs:,.0f} G of its convolutions. In all it is "
+        f"At full resolution RNAN's printed {printed} G leave most of its work out. Its two non-local blocks compare "
+        f"every pixel with every other: at {WIDTH}x{HEIGHT} pixels {products:,.0f} G multiply-adds of matrix products, "
+        f"which a profiler that looks at layers does not see, against {macs:,.0f} G of its convolutions. In all it is "
         f"{(products + macs) / macs:.1f} times what the convolutions alone cost, and the products grow with the square "
-        "of the number of pixels. Its authors' code cuts large images into parts, so that the full products are never "
-        "formed; here they are formed in portions, and are part of the measured time."
+        "of the number of pixels. Its authors' code cuts large images into parts, where they are fewer; how many "
+        "was not counted. Here they are formed in portions, and are part of the measured time."
     )
 
 

@@ -69,8 +69,8 @@ def describe_counts(findings: list[Finding]) -> str:
     unclear = len(effects) - len(large) - len(small)
     counts = (
         f"**{len(findings)} disagreements** are listed. Of {len(by_state[MEASURED])} the effect is measured, "
-        f"{len(by_state[WAITING])} are not measured yet and say how to do it, and {len(by_state[NO_EFFECT])} have no "
-        "effect on a picture: a count, a slip of the pen, a time."
+        f"{len(by_state[WAITING])} are not measured yet and say how to do it, and {len(by_state[NO_EFFECT])} have "
+        "none on a picture (a count, a slip of the pen, a time), or none that can be found out here."
     )
     if not effects:
         return counts
@@ -194,7 +194,8 @@ def _describe_other_set(finding: Finding) -> str:
         shown = show_interval(finding.effects[0].interval, "dB")
         return (
             f"On BSD68, where the replication prints less than the paper, patches bring {shown}, and whole patches "
-            "cover not two thirds of an image of 481x321 pixels: the rest is not scored."
+            "cover not two thirds of an image of 481x321 pixels: the rest is not scored. So patches cannot explain "
+            "both: scored like that, the replication's network would lie well below the paper's on BSD68."
         )
     how = finding.disagreement.commands or tuple(gap.command for gap in finding.gaps if gap.command)
     return "What patches bring on BSD68 is in no record yet" + (f"; `{how[0]}` measures it." if how else ".")

@@ -187,7 +187,8 @@ def describe_gradients(study: Study) -> str:
     if not body:
         return NONE_EXCHANGED
     head = ("network", "sigma", "PSNR with its own", *gradients.KINDS[1:])
-    table = _table("Change of PSNR in dB against the network's own gradient, with 95 % intervals", head, body)
+    where = f"central {gradients.SIDE}x{gradients.SIDE} pixels of the photographs of Kodak24"
+    table = _table(f"Change of PSNR in dB against the network's own gradient, with 95 % intervals; {where}", head, body)
     return (
         f"{table}\n\nThe mean gradient loss, and what is left of it after a second division by 48: {'; '.join(losses)}."
     )

@@ -54,6 +54,7 @@ def write_all(folder: Path) -> None:
         "scaoednet_budget": lambda: describe_budgets(study, "scaoednet"),
         "scaoednet_statements": lambda: stage_pages.describe_statements(settled),
         "scaoednet_costs": lambda: stage_pages.describe_costs(settled),
+        "scaoednet_real": lambda: stage_pages.describe_real(study),
         "scaoednet_parts": lambda: stage_pages.describe_parts(study),
         "scaoednet_step": stage_pages.describe_step,
         "scaoednet_stages": lambda: stage_pages.describe_stages(study, folder),
@@ -127,11 +128,19 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     small = {record.name for record in study.records if record["steps"] and record["budget"] != "paper"}
     failed = settled[settled["word"] == NOT_REPRODUCED]
     briefly = sum(bool(small & set(evidence.split())) for evidence in failed["evidence"].fillna(""))
+    others = reproduced[~reproduced["method"].isin(PAPERS)]
+    filters = int(others["method"].isin(verdicts.CLASSICAL.values()).sum())
+    twice = int((others["attributed_to"] != others["source"]).sum())
+    sizes = settled[settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)]
+    known = f"{len(own)} values" if len(own) else "no value"
+    first = f"Of the four methods, {known} of image quality could be reproduced"
+    first += "" if len(own) else ": nothing here was trained as long as their papers train"
     return (
-        f"Of the {len(reproduced)} values of image quality that were reproduced, {len(own)} are of the four methods "
-        f"and {len(reproduced) - len(own)} of methods that they are compared with, from their authors' weights. Of the "
-        f"{len(failed)} claims that were not reproduced, {briefly} were held against networks that were trained here "
-        "in a small part of the paper's time: they say what that gives, and do not refute the paper."
+        f"{first}. Of the methods that they are compared with, {len(others)} were: {len(others) - filters} from "
+        f"weights that others published, {filters} with a filter; {twice} are one source's copies of another's. "
+        f"{len(sizes)} of the reproduced claims are sizes of a network, looked up in ours. Of the {len(failed)} claims "
+        f"that were not reproduced, {briefly} were held against networks that were trained here in a small part of the "
+        "paper's time: they say what that gives, and do not refute the paper."
     )
 
 
@@ -185,10 +194,18 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
             "place in the tables is empty until then."
         )
     reason = paper["reason"].removeprefix(f"{paper['ours']:.2f} dB, ")
+    beside = ledger.find(settled, source="001", metric="ordering", dataset="Kodak24", colour="rgb", sigma_255=50)
+    behind = beside[(beside["word"] == NOT_REPRODUCED) & beside["difference"].notna()]
+    names = [variant.removeprefix("over ") for variant in behind["variant"]]
+    differences = [f"{difference:+.2f} dB" for difference in behind["difference"]]
+    also = (
+        f" The paper's network is ahead of {' and '.join(names)}, too; this one is not ({' and '.join(differences)}, "
+        "image by image)."
+    )
     return (
         f"**SADNet on Kodak24 at sigma 50**: {printed}. Ours reaches **{paper['ours']:.2f} dB** at the "
         f"`{paper['budget']}` budget, on noise that is neither clipped nor rounded as the authors' is: "
-        f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}"
+        f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}{also if names else ''}"
     )
 
 
@@ -259,9 +276,9 @@ def describe_curves(study: Study, folder: Path) -> str:
     runs = sorted(runs, key=lambda record: -record["steps"])[:6]
     curves = {record.name: record.curve for record in runs}
     plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
-    best = max(runs, key=lambda record: record.curve["psnr_db"].max())
-    last = best.curve["psnr_db"].dropna().iloc[-1]
-    alt = f"Learning curves of {len(curves)} runs; {best.name} reaches most, {last:.2f} dB at its end."
+    ends = {name: curve["psnr_db"].dropna().iloc[-1] for name, curve in curves.items()}
+    best = max(ends, key=ends.get)
+    alt = f"Learning curves of {len(curves)} runs; {best} ends highest, at {ends[best]:.2f} dB."
     return (
         f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
         "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
@@ -277,7 +294,7 @@ def describe_budgets(study: Study, *methods: str) -> str:
             "budget": record["budget"],
             "steps": record["steps"],
             "hours": record["seconds"] / 3600,
-            "memory, GiB": record["peak_memory_mib"] and record["peak_memory_mib"] / 1024,
+            "memory, GiB": record["peak_memory_mib"] / 1024 if record["peak_memory_mib"] else float("nan"),
             "device": record["device"],
             "threads": record["threads"],
         }

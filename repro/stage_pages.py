@@ -200,6 +200,24 @@ def describe_parts(study: Study) -> str:
     )
 
 
+def describe_real(study: Study) -> str:
+    """What pairs of real photographs in training are worth on those of other sets, and both against doing nothing."""
+    found = {group.first["experiment"]: group.first for group in study.groups}
+    with_pairs, without = (found.get(f"scaoednet-{name}") for name in ("real", "stages-3"))
+    if with_pairs is None or without is None:
+        return NOT_YET
+    names = [about["name"] for about in with_pairs["evaluations"]]
+    lines = []
+    for about in without["evaluations"]:
+        if about["sigma_255"] is None and about["name"] in names:
+            own, other = (record.per_image(about["name"]) for record in (with_pairs, without))
+            lines.append(
+                f"- {about['dataset']}: {compare(own, other).signed()} dB, to {own.mean():.2f} dB; the photographs as "
+                f"they are have {about['psnr_noisy_db']:.2f} dB."
+            )
+    return "What pairs in training change on photographs of other sets, with 95 % intervals:\n\n" + "\n".join(lines)
+
+
 def _of_last_stage(record: Record | None, column: str) -> pd.Series | None:
     table = None if record is None else record.stages
     if table is None:

@@ -74,7 +74,7 @@ def show_comparison() -> str:
     networks = "; ".join(f"{_label(version, psnr=False)}: {version.remark}" for version in shown if version.remark)
     return (
         f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
-        "with scikit-image), with noise, after each method whose network is published here, and without noise. PSNR is "
+        "with scikit-image), with noise, after each published network that is for such noise, and without noise. PSNR is "
         f"that of this part, computed before the pictures were stored as JPEG. {networks}."
     )
 

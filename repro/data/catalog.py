@@ -125,7 +125,7 @@ def folder(name: str) -> Path:
     """The folder with the verified files of the set ``name``, downloaded first if need be.
 
     Raises :class:`ReproError` naming set and file for a missing or altered file, for a download that fails,
-    and for a set that must be asked for at its home.
+    and for a set that its home alone hands out.
     """
     entry = find(name)
     where = locate(name)

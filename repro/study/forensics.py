@@ -10,6 +10,7 @@ What has no record yet is missing, with the command that measures it. Nothing is
 """
 
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,9 @@ def _networks(group: Group) -> set[str]:
     """The published files of a group's networks."""
     published = [record["hyperparameters"].get("weights") for record in group.records]
     trained = [f"{record['experiment']}-seed{record['seed']}" for record in group.records]
-    return {found["value"] if found else name for found, name in zip(published, trained, strict=True)}
+    names = {found["value"] if found else name for found, name in zip(published, trained, strict=True)}
+    # A row may name weights without their seed, which is then the first.
+    return {name if re.search(r"-seed\d+$", name) else f"{name}-seed0" for name in names}
 
 
 @dataclass(frozen=True)

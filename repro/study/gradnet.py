@@ -53,7 +53,7 @@ REAL_COLUMNS = {
     "GradNet + DnCNN": ("gradnet-impl", "DnCNN, real, width 16"),
 }
 REAL_PHOTOGRAPHS = "cc15"
-SEEN = "it was measured on the folder that the networks had been trained on, and SIDD must be asked for"
+SEEN = "it was measured on the folder that the networks had been trained on, and SIDD is at its home page alone"
 ON_BENCHMARK = "it is the paper's value, on SIDD's benchmark, whose clean images stay with its home"
 PAPER = ("paper", "DnCNN, paper")  # variants of the values that 003 gives for the paper
 EXCHANGED = "GradNet + DnCNN, BM3D gradients"  # the column in which gradients are exchanged after training

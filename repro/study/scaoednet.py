@@ -7,7 +7,7 @@ by the same recipe, whose sizes differ in nothing but the part under test, image
 speaks of the direction at most, since data and budget are others than the slides'.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import pairwise
 
@@ -198,7 +198,9 @@ def _settle_image_improves(claim: pd.Series, study: Study) -> Verdict:
     steps = [compare(after, before) for before, after in pairwise(psnr)]
     # Ever less: the first gain against the last.
     shrinks = compare(psnr[1] - psnr[0], psnr[-1] - psnr[-2])
-    return _judge_steps(claim, group, steps, "dB", shrinks)
+    verdict = _judge_steps(claim, group, steps, "dB", shrinks)
+    scored = "Our loss looks at the last stage's image alone, which no source says; the shape depends on it."
+    return replace(verdict, reason=f"{verdict.reason} {scored}")
 
 
 def _judge_steps(

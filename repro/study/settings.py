@@ -9,6 +9,8 @@ from functools import cache
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 import repro
 from repro.models import sadnet
@@ -65,13 +67,13 @@ def find_layer_value(claim) -> float | str | None:
     """The value in the built network of what an architecture claim prints, or None where it has no such
     thing.
 
-    Document 000 is compared with the replication's reading of the network, 001 with the authors'.
+    That is the authors' network for every document: ``reading="replication"`` was built from the replication's own
+    table, and would agree with it whatever it says.
     """
     metric, variant = claim["metric"], claim["variant"]
-    reading = "replication" if claim["source"] == "000" and claim["table"] == "Table 1" else "authors"
-    net = _build(reading, (1, 2, 4, 8) if "1248" in variant else (1, 2, 3, 4), 3)
+    net = _build((1, 2, 4, 8) if "1248" in variant else (1, 2, 3, 4), 3)
     if metric in ("input_channels", "output_channels"):
-        net = _build("authors", (1, 2, 3, 4), 1 if claim["colour"] == "gray" else 3)
+        net = _build((1, 2, 3, 4), 1 if claim["colour"] == "gray" else 3)
         return net.first.weight.shape[1] if metric == "input_channels" else net.last.weight.shape[0]
     if metric == "scales":
         return sum(name.startswith("decode") for name, _ in net.named_children())
@@ -82,7 +84,11 @@ def find_layer_value(claim) -> float | str | None:
         logits = torch.full((1, block.locate.out_channels, 1, 1), 1e4 if metric.endswith("max") else -1e4)
         return float(block.split(logits)[1][0, 0])
     if metric == "leaky_slope":
-        return sadnet.SLOPE
+        if variant not in LAYERS:
+            return sadnet.SLOPE  # of the network as a whole
+        layers = LAYERS[variant]
+        block = layers[0] if len(layers) == 1 else layers[0].rpartition(".")[0]
+        return _find_activations().get(block, "no activation there")
     if metric == "non_linearity":
         return "linear" if variant == "ConvOut" else None  # the forward pass returns what this layer gives
     if variant == "other layers" and metric == "kernel":
@@ -109,9 +115,44 @@ def find_layer_value(claim) -> float | str | None:
 
 
 @cache
-def _build(reading: str, dilations: tuple[int, ...], channels: int) -> Denoiser:
+def _build(dilations: tuple[int, ...], channels: int) -> Denoiser:
     with torch.random.fork_rng(devices=[]):  # building draws weights, and nobody else's random numbers may move
-        return repro.build("sadnet", reading=reading, dilations=dilations, channels=channels)
+        return repro.build("sadnet", dilations=dilations, channels=channels)
+
+
+class _Activations(TorchFunctionMode):
+    """Sees what goes into each leaky ReLU, what comes out, and with which slope."""
+
+    def __init__(self):
+        super().__init__()
+        self.slopes: dict[int, float] = {}
+        self.seen: list[torch.Tensor] = []  # kept, so that no id is given twice
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is F.leaky_relu:
+            slope = args[1] if len(args) > 1 else kwargs["negative_slope"]
+            self.slopes |= {id(args[0]): slope, id(result): slope}
+            self.seen += [args[0], result]
+        return result
+
+
+@cache
+def _find_activations() -> dict[str, float]:
+    """Slopes of the leaky ReLUs that follow a module or end it, by the module's name: a pass through the network is
+    watched, since activations are no modules of their own."""
+    net, outputs = _build((1, 2, 3, 4), 3), []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.append((name, output)))
+        for name, module in net.named_modules()
+    ]
+    try:
+        with torch.no_grad(), _Activations() as watched:
+            net(torch.zeros(1, 3, 8, 8))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: watched.slopes[id(output)] for name, output in outputs if id(output) in watched.slopes}
 
 
 def _is_layer(module: nn.Module) -> bool:

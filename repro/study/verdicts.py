@@ -58,7 +58,7 @@ CLASSICAL = {
     "gray": "BM3D",
 }  # what a column is measured against when only its direction counts
 METHODS = {"SADNet": "sadnet", "CBM3D": "bm3d", "BM3D": "bm3d", "CDnCNN-B": "dncnn"}  # others: lower case
-# Data the sources print results on or train with, that must be asked for at their homes.
+# Data the sources print results on or train with, that their homes alone hand out.
 CLOSED = {"DND": "dnd", "SIDD validation": "sidd", "SIDD benchmark": "sidd", "DIV2K": "div2k"}
 REAL_TRAINING = ("sidd", "renoir")  # what SADNet's real-noise networks are trained on
 
@@ -779,7 +779,7 @@ def why_not(claim: pd.Series, method: str) -> str:
         return f"{claim['dataset']}: {catalog.find(CLOSED[claim['dataset']]).obtain}"
     if claim["noise"] == "real" and method == "SADNet":
         closed = " and ".join(catalog.find(name).name.upper() for name in REAL_TRAINING)
-        return f"the network for real noise is trained on {closed}, which must be asked for at their homes"
+        return f"the network for real noise is trained on {closed}, which their homes alone hand out"
     if method != "SADNet":
         return comparators.explain_claim(claim)
     return "no experiment of the list measures it"
