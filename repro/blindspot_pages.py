@@ -271,8 +271,8 @@ def describe_conventions(study: Study) -> str:
     last = "None of it would do so by itself."
     if raising and raising[0].towards_report_db >= gaps["BSD300"]:
         most, left = raising[0], wanted - raising[0].towards_report_db
-        last = f"The first of these would do so by itself, by more than the {gaps['BSD300']:+.2f} dB in question"
-        last += f", but leaves {left:.2f} of the {wanted:.2f} dB" if left > 0 else f" and the {wanted:.2f} dB"
+        last = f"The first of these would do so by itself, for which {gaps['BSD300']:+.2f} dB are enough"
+        last += f", but leaves {left:.2f} of the {wanted:.2f} dB" if left > 0 else f", and would explain all {wanted:.2f} dB"
         last += f"; it is measured with {most.measured_with}."
     return (
         f"With sigma known the report is {gaps['BSD300']:+.2f} dB from the authors' check value on BSD300 and "

@@ -121,9 +121,9 @@ class Filter(Denoiser):
 def estimate_noise(image: np.ndarray) -> float:
     """Standard deviation of the noise in [H, W, C], in its units: mean over the channels of scikit-image's estimate.
 
-    That comes from the median absolute value of the finest diagonal wavelet coefficients (D. Donoho, I. Johnstone: Ideal
-    Spatial Adaptation by Wavelet Shrinkage. Biometrika 81(3), 1994). Nothing but the noisy image goes into it. A
-    channel without any such coefficient, of one value throughout, has no noise.
+    That comes from the median absolute value of the finest diagonal wavelet coefficients (D. Donoho, I. Johnstone:
+    Ideal Spatial Adaptation by Wavelet Shrinkage. Biometrika 81(3), 1994). Nothing but the noisy image goes into it.
+    A channel without any such coefficient, of one value throughout, has no noise.
     """
     from skimage.restoration import estimate_sigma
 

@@ -211,7 +211,7 @@ def test_a_step_is_described_where_it_was_measured(tmp_path, monkeypatch):
     row = {"training": "N2V", "step_s": 0.25, "share_of_floor": 0.8, "n2v_ratio": 1.0}
     about = {"device": "cpu x", "batch": 4, "patch": 64}
     timing.store(pd.DataFrame([row]), about, "blindspot", None, 6, lambda _: None)
-    assert "N2V 250 ms, 80% of the floor" in blindspot_pages.describe_step()
+    assert "N2V 250 ms, 80% of the bare speed" in blindspot_pages.describe_step()
 
 
 def test_a_curve_that_begins_above_the_level_is_there_at_once():
@@ -252,7 +252,7 @@ def test_conventions_are_compared_with_the_first_evaluation_of_the_same_images(m
     assert list(towards.values()) == [0.01, 0.5, 0.25], "what the original does and the report does not counts reversed"
     assert "+0.10 dB from the authors' check value on BSD300 and -0.33 dB on Kodak" in page
     assert "noise clipped, +0.50 dB; padded by reflection, then noise, 3 draws of the noise by the original, +" in page
-    assert "By itself this would do it: noise clipped; padded" in page
+    assert "The first of these would do so by itself, for which +0.10 dB are enough, and would explain all 0.43 dB" in page
 
 
 def test_another_choice_of_images_is_not_paired(make):

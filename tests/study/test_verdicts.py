@@ -184,7 +184,11 @@ def test_counts_are_measured_and_explained():
         ("001-s33-kernel-first", REPRODUCED),
         ("001-s33-kernel-last", NOT_REPRODUCED),  # 3 x 3 in the authors' code
         ("001-s33-channels-4", REPRODUCED),
-        ("000-t1-convout-channels-in", REPRODUCED),  # 35: the input is concatenated
+        ("000-t1-convout-channels-in", NOT_REPRODUCED),  # 35: the authors add the input, and concatenate nothing
+        ("000-t1-conv2-leaky-slope", REPRODUCED),  # after the three strided convolutions there is an activation
+        ("000-t1-conv5-leaky-slope", NOT_REPRODUCED),  # and after a fusion there is none
+        ("000-t1-resblock1-leaky-slope", NOT_REPRODUCED),  # nor after a block's sum, whatever is inside
+        ("000-t1-offset-block-1-leaky-slope", REPRODUCED),  # whose last part it is
         ("000-t1-offset-block-1-channels-out", NOT_REPRODUCED),  # 32 at every scale in the code
         ("001-order-kodak24-30-over-rnan", NOT_REPRODUCED),  # a tie in the paper's own table
         ("001-order-dnd-ssim-over-ridnet", NOT_REPRODUCED),  # and the contrary here
