@@ -272,7 +272,8 @@ def describe_conventions(study: Study) -> str:
     if raising and raising[0].towards_report_db >= gaps["BSD300"]:
         most, left = raising[0], wanted - raising[0].towards_report_db
         last = f"The first of these would do so by itself, for which {gaps['BSD300']:+.2f} dB are enough"
-        last += f", but leaves {left:.2f} of the {wanted:.2f} dB" if left > 0 else f", and would explain all {wanted:.2f} dB"
+        last += f", but leaves {left:.2f} of" if left > 0 else ", and would explain all"
+        last += f" {wanted:.2f} dB"
         last += f"; it is measured with {most.measured_with}."
     return (
         f"With sigma known the report is {gaps['BSD300']:+.2f} dB from the authors' check value on BSD300 and "

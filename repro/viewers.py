@@ -74,8 +74,8 @@ def show_comparison() -> str:
     networks = "; ".join(f"{_label(version, psnr=False)}: {version.remark}" for version in shown if version.remark)
     return (
         f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
-        "with scikit-image), with noise, after each published network that is for such noise, and without noise. PSNR is "
-        f"that of this part, computed before the pictures were stored as JPEG. {networks}."
+        "with scikit-image), with noise, after each published network that is for such noise, and without noise. PSNR "
+        f"is that of this part, computed before the pictures were stored as JPEG. {networks}."
     )
 
 
