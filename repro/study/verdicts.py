@@ -183,10 +183,10 @@ class Study:
 
     @cached_property
     def waiting(self) -> dict[str, str]:
-        """Claim id -> the first experiment of the list that tests it and has no record yet."""
+        """Claim id -> of the experiments that test it and have no record yet, the first of the smallest budget."""
         done = {record["experiment"] for record in self.records}
         waiting: dict[str, str] = {}
-        for experiment in self.experiments:
+        for experiment in sorted(self.experiments, key=lambda experiment: listing.BUDGETS.index(experiment.budget)):
             if experiment.budget != "smoke" and experiment.name not in done:
                 for claim_id in ledger.match(self.claims, experiment.claims).index:
                     waiting.setdefault(claim_id, experiment.name)
