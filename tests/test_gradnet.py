@@ -12,7 +12,9 @@ import torch.nn.functional as F
 import repro
 from repro import files, gradients, naive
 from repro.data.catalog import Sample
+from repro.data.noise import fixed_gaussian_noise
 from repro.errors import ReproError
+from repro.metrics import psnr_db
 from repro.models import gradnet
 from repro.models.base import count_parameters
 from repro.models.gradnet import GradNetSizes, interlace, sobel, sobel_magnitude
@@ -411,3 +413,75 @@ def test_a_network_deaf_to_gradients_is_found_out():
             stage.units[1].conv2.weight[-3:] = 0
     table = gradients.measure(net, [Sample("a", torch.rand(3, 12, 10), None)], (50,), ("own", "zero", "clean"))
     assert table["psnr_db"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "denoiser"), [("gradnet", "median"), ("gradnet-impl", "median"), ("gradnet-impl", "bm3d")]
+)
+def test_a_slow_filter_from_the_cache_is_what_the_network_computes_itself(name, denoiser, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "cache", lambda: tmp_path)
+    torch.manual_seed(0)
+    net, clean = repro.build(name, **SMALL, naive=denoiser).eval(), torch.rand(2, 3, 16, 16)
+    noisy = clean + 0.1 * torch.randn_like(clean)
+    level = {"sigma": (noisy - clean).std((1, 2, 3))} if net.needs_sigma else {}
+    each = [net(noisy[k : k + 1], **{word: values[k].item() for word, values in level.items()}) for k in (0, 1)]
+    torch.testing.assert_close(gradnet._estimate(net, noisy, clean), torch.cat(each), atol=0.02, rtol=0)
+
+
+class Shown(torch.nn.Module):
+    """Notes what a loss gives it, and gives the noisy image back."""
+
+    needs_sigma, naive = False, None
+
+    def __init__(self, name):
+        super().__init__()
+        self.name, self.shown = name, []
+
+    def forward(self, noisy, gradient=None):
+        self.shown.append((noisy, gradient))
+        return noisy
+
+
+@pytest.mark.parametrize("name", ["gradnet", "gradnet-impl"])
+def test_the_oracle_is_given_the_clean_image(name):
+    net, (noisy, clean) = Shown(name), torch.rand(2, 2, 3, 6, 7)
+    gradnet.oracle(net, noisy, clean, 0)
+    assert torch.equal(net.shown[0][1], clean if name == "gradnet-impl" else sobel_magnitude(clean))
+
+
+@pytest.mark.parametrize("name", ["pixelwise", "pixelwise_l2"])
+def test_pixelwise_losses_show_noise_of_their_own(name):
+    net, (noisy, clean) = Shown("gradnet"), torch.rand(2, 2, 3, 6, 7)
+    torch.manual_seed(1)
+    made = gradnet.add_pixelwise_noise(clean)
+    torch.manual_seed(1)
+    getattr(gradnet, name)(net, noisy, clean, 0)
+    assert torch.equal(net.shown[0][0], made)
+
+
+def test_gradients_are_measured_on_the_centre_and_their_loss_is_that_of_the_slides():
+    torch.manual_seed(0)
+    net, clean = repro.build("gradnet", **SMALL).eval(), torch.rand(3, 258, 260)
+    (row,) = gradients.measure(net, [Sample("a", clean, None)], (25,), ("own",)).to_dict("records")
+    crop = clean[:, 1:257, 2:258]
+    noisy = fixed_gaussian_noise(crop, "a", 25)[None]
+    with torch.no_grad():
+        estimate = net(noisy)
+    assert row["psnr_db"] == pytest.approx(psnr_db(crop, estimate[0].clamp(0, 1)))
+    loss = sum((a - b).abs() for a, b in zip(sobel(estimate), sobel(crop[None]), strict=True)).mean().item()
+    assert row["gradient_loss"] == pytest.approx(loss) and row["gradient_loss_displayed"] == pytest.approx(loss / 48)
+
+
+def test_bm3d_is_told_the_true_level_when_gradients_are_exchanged(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "cache", lambda: tmp_path)
+    net, told = repro.build("gradnet", **SMALL), []
+
+    class Told(torch.nn.Module):
+        name, needs_sigma, sizes = "told", True, GradNetSizes()
+
+        def forward(self, noisy, sigma):
+            told.append(sigma)
+            return noisy
+
+    gradients.measure(net, [Sample("a", torch.rand(3, 12, 10), None)], (25, 50), ("bm3d",), bm3d=Told())
+    assert told == pytest.approx([25 / 255, 50 / 255], abs=1e-5)

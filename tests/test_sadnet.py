@@ -222,3 +222,16 @@ def test_without_rsab_there_is_nothing_to_transfer():
     assert SADNetSizes(rsab=False) == SADNetSizes(rsab=False, transfer=False)
     with pytest.raises(ValueError, match="RSAB"):
         SADNet(SADNetSizes(rsab=False, **SMALL)).offsets(torch.rand(1, 3, 8, 8))
+
+
+def test_the_replication_activates_after_every_block_and_transition():
+    """Everything that a block, a transposed or a 1x1 convolution gives is activated, and exactly once."""
+    net, given, seen = repro.build("sadnet", reading="replication", **SMALL), [], []
+    layers = [net.first, net.encode1, net.encode2, net.encode3, net.encode4, net.context]
+    for scale in (net.decode4, net.decode3, net.decode2, net.decode1):
+        layers += [getattr(scale, name) for name in ("up", "fuse", "block") if hasattr(scale, name)]
+    for layer in layers:
+        layer.register_forward_hook(lambda _layer, _inputs, output: given.append(output))
+    net.after.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    net(torch.rand(1, 3, 16, 16))
+    assert len(given) == len(layers) and [id(x) for x in seen] == [id(x) for x in given]

@@ -15,6 +15,7 @@ from repro.errors import ReproError
 from repro.evaluate import evaluate
 from repro.models import ssdn
 from repro.models.base import count_parameters
+from repro.models.ensemble import SelfEnsemble
 from repro.models.ssdn import Prior, SSDNSizes, UNetSizes, negative_log_likelihood, posterior_mean
 from repro.study.costs import measure_cost
 from repro.train import TrainConfig, learning_rate, train
@@ -698,3 +699,41 @@ def test_tiles_of_an_image_share_its_estimated_level(monkeypatch):
     assert (tiled - whole).abs().max() <= 1 / 255
     monkeypatch.setattr(ssdn.SSDN, "look_over", lambda self, tiles: {})
     assert (repro.denoise(image, net, tile=64) - whole).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("noise", "level", "measure"),
+    [
+        ("gaussian", (5, 50), lambda added: added.std((1, 2, 3))),
+        ("poisson", (5, 50), lambda added: 0.5 / added.var((1, 2, 3))),
+        ("impulse", (0.1, 0.9), lambda added: (added != 0).float().mean((1, 2, 3))),
+    ],
+)
+def test_a_range_of_levels_is_drawn_per_image_and_told(noise, level, measure):
+    clean = torch.full((8, 3, 128, 128), 0.5)
+    noisy, told = ssdn.draw_noise(clean, clean, UNetSizes(noise=noise, level=level))
+    (told,) = told.values()
+    torch.testing.assert_close(measure(noisy - clean), told, rtol=0.05, atol=0)
+    assert told.unique().numel() == 8
+
+
+@pytest.mark.parametrize("name", ["n2c", "n2v"])
+def test_an_objective_shows_the_noise_of_the_sizes(name):
+    shown = []
+
+    class Seen(torch.nn.Module):
+        sizes = UNetSizes(noise="impulse", level=1.0)
+
+        def forward(self, image):
+            shown.append(image)
+            return image
+
+    clean = torch.full((2, 3, 32, 32), 0.5)
+    getattr(ssdn, name)(Seen(), clean, clean, 0)
+    assert (shown[0] != clean).float().mean() > 0.99
+
+
+def test_a_self_ensemble_looks_over_tiles_as_its_network_does():
+    net = repro.build("ssdn", width=4, parameter="variable", zero_estimator=False, first_strength=0.2).eval()
+    tiles = [(torch.rand(1, 3, 32, 32), (..., slice(None), slice(None)))]
+    assert torch.equal(SelfEnsemble(net).look_over(tiles)["strength"], net.look_over(tiles)["strength"])

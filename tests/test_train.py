@@ -12,9 +12,12 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +31,7 @@ from repro.data import catalog
 from repro.data.images import write_image
 from repro.data.noise import fixed_gaussian_noise, fixed_impulse_noise, fixed_poisson_noise
 from repro.errors import ReproError
+from repro.metrics import psnr_db
 from repro.train import Interrupted, TrainConfig, learning_rate, train
 
 TINY = TrainConfig(
@@ -734,3 +738,55 @@ def test_it_learns_to_denoise(colour, tmp_path):
     noisy_db = sum(training.psnr_db(clean, noisy) for noisy, clean in validation) / len(validation)
     assert rows[-1]["loss"] < rows[0]["loss"] / 5
     assert rows[-1]["psnr_db"] > noisy_db + 5
+
+
+# ---- what is written down about a run
+
+
+def test_validation_is_of_the_averaged_network_in_evaluation_mode(tmp_path):
+    run = run_without_files(replace(TINY, model="dncnn", sizes={"depth": 3, "width": 4}), tmp_path)
+    noisy, clean = 2 * torch.rand(3, 24, 40) - 0.5, torch.rand(3, 24, 40)
+    run.validation = [(noisy, clean)]
+    run._update(*torch.rand(2, 2, 3, 16, 16))  # from here on the average is another network than the one that learns
+    with torch.no_grad():
+        expected = psnr_db(clean, deepcopy(run.averaged).eval()(noisy[None])[0].clamp(0, 1))
+    assert run.validate()["psnr_db"] == pytest.approx(expected, abs=1e-6)
+    assert run.averaged.training
+
+
+@pytest.mark.parametrize("convention", [{}, {"clip": True}, {"round_8bit": True}])
+def test_validation_is_the_centre_in_the_noise_convention_of_training(convention):
+    _, ((noisy, clean),) = training._photographs(replace(TINY, **convention), "sigma", 50)
+    *_, held_out = catalog.samples("embedded-train")
+    top, left = ((side - 256) // 2 for side in held_out.clean.shape[1:])
+    torch.testing.assert_close(clean, held_out.clean[:, top : top + 256, left : left + 256])
+    assert torch.equal(noisy, fixed_gaussian_noise(clean, held_out.name, 50, **convention))
+
+
+def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
+    folder, config, rows = tmp_path / "run", replace(TINY, seconds=1000.0), []
+    train(config, folder, progress=quiet)
+    tensors, facts = checkpoint.newest_checkpoint(folder)
+    checkpoint.write_checkpoint(folder, tensors, facts | {"step": 11, "seconds": 900.0})
+    (folder / "weights.safetensors").unlink()
+    train(config, folder, progress=rows.append)
+    assert rows[-1]["step"] == 12 and 900 <= rows[-1]["seconds"] < 1000
+
+
+def test_draws_depend_on_seed_step_and_process(tmp_path):
+    drawn = []
+    for seed, step, rank in product((0, 1), repeat=3):
+        run = run_without_files(replace(TINY, seed=seed), tmp_path)
+        alone = {"backward": lambda loss: loss.backward(), "all_reduce": lambda value: value}
+        run.step, run.fabric = step, SimpleNamespace(global_rank=rank, **alone)
+        run.objective = lambda net, noisy, clean, step: drawn.append(torch.rand(()).item()) or net(noisy).mean()
+        run._update(*torch.rand(2, 2, 3, 16, 16))
+    assert len(set(drawn)) == 8
+
+
+def test_a_row_of_the_curve_is_the_mean_since_the_last(tmp_path, monkeypatch):
+    monkeypatch.setitem(training.LOSSES, "l2", lambda net, noisy, clean, step: 0 * net(noisy).sum() + step)
+    rows = []
+    train(TINY, tmp_path / "run", progress=rows.append)
+    assert [row["loss"] for row in rows] == [1, 4, 7, 10]
+    assert [row["lr"] for row in rows] == [learning_rate(TINY, row["step"] - 1) for row in rows]
