@@ -333,7 +333,7 @@ class _Run:
         self.averaged = deepcopy(self.net) if config.ema_decay else self.net
         self.objective = _find_objective(config.loss, self.net)
         if check := getattr(sys.modules[type(self.net).__module__], "check_training", None):
-            check(self.net.sizes, config.loss, config.sigma_range, config.clip)
+            check(self.net.sizes, config.loss, config.sigma_range, config.clip or config.round_8bit)
         self.tells_real = "real" in signature(self.objective).parameters
         if config.pairs is not None:
             self._require_pairs_to_be_of_use()

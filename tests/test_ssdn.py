@@ -598,6 +598,8 @@ def test_objectives_say_what_they_need():
         ({"sizes": {"level": 25}, "loss": "blindspot"}, "level 25, and would be trained on 50"),
         ({"sizes": {"level": 25}, "loss": "blindspot", "sigma_255": (5, 25)}, "trained on 5 to 25"),
         ({"sizes": {"level": 25}, "loss": "n2n", "sigma_255": 25, "clip": True, "model": "unet"}, "never clipped"),
+        ({"sizes": {"level": 25}, "loss": "n2n", "sigma_255": 25, "round_8bit": True, "model": "unet"}, "never"),
+        ({"sizes": {"noise": "poisson", "level": 30}, "loss": "blindspot", "clip": True}, "never clipped"),
     ],
 )
 def test_training_on_other_noise_than_the_network_is_told_of_is_refused(tmp_path, settings, says):

@@ -743,10 +743,13 @@ def _power_loss(estimate: Tensor, target: Tensor, sizes: NoiseSizes, step: int) 
 
 
 def check_training(sizes: NoiseSizes, loss: str, sigma_range_255: tuple[float, float], clip: bool) -> None:
-    """A ReproError where the training loop's noise is not the noise that the objective ``loss`` goes by."""
-    if sizes.noise != "gaussian" or sizes.level is None:
+    """A ReproError where the training loop's noise is not the noise that the objective ``loss`` goes by.
+
+    ``clip``: whether the loop's noise is clipped, as rounding to 8 bits does, too.
+    """
+    if sizes.level is None:
         return
-    drawn_here = sizes.level_range[0] != sizes.level_range[1]
+    drawn_here = sizes.noise != "gaussian" or sizes.level_range[0] != sizes.level_range[1]
     if not drawn_here and sizes.level_range != sigma_range_255:
         low, high = sigma_range_255
         trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
