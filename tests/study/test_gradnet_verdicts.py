@@ -119,6 +119,44 @@ def test_exchanged_gradients(make, change, word):
     assert "-1.000" in page and f"{0.2 / 48:.4f}" in page
 
 
+@pytest.mark.parametrize(
+    ("dncnn", "bm3d", "word"),
+    [(0.2, 3.0, DIRECTION), (3.0, 0.2, NOT_REPRODUCED), (3.0, 3.0, NOT_REPRODUCED)],
+)
+def test_the_gradient_loss_that_003_displays(make, dncnn, bm3d, word):
+    """Its one digit is 0.0 below a loss of 2.4, which it divides by the batch of 48 once more."""
+    found = []
+    for variant, loss in (("DnCNN, width 16", dncnn), ("BM3D, width 16", bm3d)):
+        record = make(variant[:4], 30.0, "gradnet-impl", variant, changes={"own": 0.0})
+        table = record.gradients.assign(gradient_loss=loss, gradient_loss_displayed=loss / 48)
+        table.to_csv(record.folder / "gradients.csv", index=False)
+        found.append(records.read(record.folder))
+    verdict = settled("003-direction-gradient-loss-zero", *found)
+    assert verdict.word == word and verdict.ours == pytest.approx(dncnn)
+    assert f"{dncnn / 48:.1f} and {bm3d / 48:.1f} are left" in verdict.reason
+
+
+@pytest.mark.parametrize(("gain", "word"), [(0.5, REPRODUCED), (-0.5, NOT_REPRODUCED)])
+def test_five_times_the_estimate_is_the_first_of_the_two(make_record, gain, word):
+    real = {"method": "bm3d", "dataset": "cc15", "sigma_255": None, "steps": 0}
+    plain = make_record("a", 35 + SPREAD, variant="estimated", **real)
+    times_5 = make_record("b", 35 + gain + WIGGLE + SPREAD, variant="estimated, times 5", **real)
+    verdict = settled("003-direction-estimate-times-5", plain, times_5)
+    assert verdict.word == word and verdict.difference == pytest.approx(gain)
+    assert settled("003-direction-estimate-times-5", plain).word == NOT_TESTABLE
+
+
+def test_two_printed_values_are_held_against_each_other():
+    """What a document says of its own numbers is not testable where they agree with it, and else not reproduced."""
+    name = "003-direction-paper-above-awgn"
+    assert settled(name).word == NOT_TESTABLE
+    swapped = LEDGER.copy()
+    ours = claims.find(LEDGER, source="003", table="Results", metric="psnr", dataset="Kodak24", method="GradNet")
+    row = ours.index[ours["variant"] == "DnCNN"][0]
+    swapped.loc[row, "number"] = 99.0
+    assert settle(swapped.loc[name], Study(swapped, EXPERIMENTS, [])).word == NOT_REPRODUCED
+
+
 def test_what_follows_from_the_code_alone():
     assert settled("003-direction-patches-break-bm3d").word == REPRODUCED
     brighter = settled("003-direction-awgn-brightens")

@@ -193,6 +193,15 @@ def test_more_of_it_adds_nothing(make_run, gain, word):
     assert settled("004-direction-sixteen-blocks", five, six).word == NOT_TESTABLE
 
 
+def test_adding_nothing_must_be_certain(make_run):
+    """A mean of nothing whose interval reaches beyond the tolerance shows nothing."""
+    five, six = make_run("five", [30] * 5), make_run("six", [30] * 6)
+    wiggle = {f"image{k}": (-1.0) ** k for k in range(IMAGES)}
+    vars(six)["stages"] = six.stages.assign(psnr_db=six.stages["psnr_db"] + six.stages["image"].map(wiggle))
+    verdict = settled("004-direction-five-stages-suffice", five, six)
+    assert verdict.low < 0.05 < verdict.high and verdict.word == NOT_REPRODUCED
+
+
 def test_some_printed_noise_map_errors_exceed_the_root_mean_square_error():
     """As the chapter says: a mean absolute error cannot, on one map."""
     errors = claims.find(LEDGER, source="004", metric="noise_map_l1")

@@ -140,6 +140,42 @@ def test_the_zeroed_layer(make, end, word):
     assert settled("002-direction-zero-last-layer", zeroed, other).word == word
 
 
+@pytest.mark.parametrize(
+    ("claim_id", "plain", "loss_db", "word"),
+    [
+        ("002-direction-clipping-costs-known", "known", 0.1, DIRECTION),
+        ("002-direction-clipping-costs-known", "known", -0.1, NOT_REPRODUCED),
+        ("002-direction-clipping-defeats-estimation", "variable", ssdn.FAILED_DB + 0.1, DIRECTION),
+        ("002-direction-clipping-defeats-estimation", "variable", ssdn.FAILED_DB - 0.1, NOT_REPRODUCED),  # no failure
+    ],
+)
+def test_clipped_noise(make, claim_id, plain, loss_db, word):
+    curve = [20.0, 25.0]
+    ours = make(plain, 31.0, curve=curve)
+    clipped = make(f"{plain}, clipped noise", 20.0, curve=curve, clip=True)
+    assert settled(claim_id, ours, clipped).word == NOT_TESTABLE, "it was not tested with clipped noise"
+    add_evaluation(clipped, "kodak24-25-clipped", 31.0 - loss_db + SPREAD, clip=True)
+    verdict = settled(claim_id, ours, clipped)
+    assert verdict.word == word and verdict.difference == pytest.approx(loss_db)
+    other = add_evaluation(
+        make(f"{plain}, clipped noise", 20.0, curve=curve, clip=True, lr=1e-3, name="other"),
+        "kodak24-25-clipped", 20 + SPREAD, clip=True,
+    )  # fmt: skip
+    assert settled(claim_id, ours, other).word == NOT_TESTABLE, "more than clipping differs"
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(4.0, DIRECTION), (0.5, NOT_REPRODUCED)])
+def test_time_per_step_is_compared_on_one_machine(make, seconds, word):
+    ours, void = make("variable", 30.0, curve=[25.0]), make("N2V", 29.0, curve=[24.0])
+    ours.content["seconds"] = seconds * void["seconds"]
+    verdict = settled("002-s5-time-factor", ours, void)
+    assert (verdict.word, verdict.ours) == (word, pytest.approx(seconds))
+    for name, other in (("device", "another"), ("threads", 2)):
+        kept, void.content[name] = void[name], other
+        assert settled("002-s5-time-factor", ours, void).word == NOT_TESTABLE, name
+        void.content[name] = kept
+
+
 def test_claims_that_need_no_run():
     assert settled("002-s5-size-factor").word == NOT_REPRODUCED
     assert settled("002-s5-size-factor").ours == pytest.approx(1.151, abs=0.001)

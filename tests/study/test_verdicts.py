@@ -1,11 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
-from repro import files, offsets
+from repro import cli, files, offsets
 from repro.errors import ReproError
 from repro.study import claims, experiments, records, verdicts
-from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study, settle
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Group, Study, settle
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 PRINTED = 29.64  # SADNet, Kodak24, sigma 50
@@ -115,6 +116,42 @@ def test_seeds_are_averaged_image_by_image(make_record):
     assert verdict.word == REPRODUCED
     assert verdict.high - verdict.low < 1e-6  # the two spreads cancel image by image
     assert verdict.evidence == "x-seed0 x-seed1"
+
+
+def test_noise_of_another_kind_is_not_that_of_a_photograph(make_record):
+    """Neither has a sigma; the evaluation with Poisson noise stands first here."""
+    record = make_record("x", 38 + SPREAD, **REAL)
+    own = record["evaluations"][0]
+    for kind in ({"events": 30}, {"alpha": 0.5}):
+        record.content["evaluations"] = [own | kind | {"name": "other"}, own]
+        assert record.find_evaluation("nam25", None)["name"] == own["name"]
+    record.content["evaluations"] = [own | {"events": 30}]
+    assert record.find_evaluation("nam25", None) is None
+
+
+def test_the_command_of_a_verdict_measures_what_was_measured(make_record, tmp_path, monkeypatch):
+    """Read by the command line itself: every condition of the evaluation is in it."""
+    record = make_record("x", PRINTED + SPREAD)
+    first = record["evaluations"][0]
+    conditions = {"clip": True, "round_8bit": True, "patch": 128, "seed": 3, "limit": 4, "repeats": 2, "pad": "clean"}
+    record.content["evaluations"] += [first | conditions | {"name": "other"}]
+    group = Group((record,))
+    assert group.command("other") == record["command"], "nothing is published: training comes first"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "x-seed0.safetensors").touch()
+    monkeypatch.setattr(files, "results", lambda: tmp_path)
+    asked = read_command(group.command("other"))
+    assert {name: asked[name] for name in conditions} == conditions
+    assert (asked["model"], asked["data"], asked["sigma"]) == ("x-seed0", "kodak24", 50)
+    asked = read_command(group.command(first["name"]))
+    assert not asked["clip"] and not asked["round_8bit"] and asked["patch"] is None
+
+
+def read_command(command):
+    """Parameters as the command line reads them."""
+    program, name, *rest = command.split()
+    assert program == "repro"
+    return typer.main.get_command(cli.app).commands[name].make_context(name, rest).params
 
 
 def test_the_larger_budget_speaks(make_record):
