@@ -134,8 +134,7 @@ def describe_step() -> str:
         "convolutions by themselves, without rotations, shifts and likelihood. The four views pass the network as two "
         "pairs of equal shape rather than as a padded square; a convolution that looks upward pads once and crops "
         "nothing; and memory that is freed stays with the process. 16-bit floats and another memory layout brought "
-        "little here:\n\n"
-        + "\n".join(lines)
+        "little here:\n\n" + "\n".join(lines)
     )
 
 
@@ -152,8 +151,11 @@ def describe_speed(study: Study) -> str:
             f"- {first} against {second}: both reach {race.psnr_db:.2f} dB, after {steps[0]:,.0f} and {steps[1]:,.0f} "
             f"steps, after {minutes[0]:.1f} and {minutes[1]:.1f} minutes. In steps {first} is "
             f"{_faster(steps[1] / steps[0])}, "
-            + (f"in real time {_faster(minutes[1] / minutes[0])}." if race.same_machine else
-               "in real time they cannot be compared: the runs are of different machines.")
+            + (
+                f"in real time {_faster(minutes[1] / minutes[0])}."
+                if race.same_machine
+                else "in real time they cannot be compared: the runs are of different machines."
+            )
         )
     return "Is SSDN faster than N2V in real time? The report calls it unclear.\n\n" + "\n".join(lines)
 

@@ -143,9 +143,7 @@ class Browser:
         )
 
     def resize(self, width: int, height: int, touch: bool = False) -> None:
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self.send("Emulation.setTouchEmulationEnabled", enabled=touch, maxTouchPoints=5)
 
     def print_pdf(self, **options) -> bytes:

@@ -61,9 +61,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 submit_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(
-    data_app, name="data", help="The data sets: what they are, where they are, get them, check them."
-)
+app.add_typer(data_app, name="data", help="The data sets: what they are, where they are, get them, check them.")
 app.add_typer(submit_app, name="submit", help="Denoise a benchmark and write the files that its home scores.")
 app.add_typer(bench_app, name="bench", help="Measure the speed of this machine.")
 
@@ -213,9 +211,7 @@ def _device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        raise ReproError(
-            f"There is no device {name!r} here: {str(error).splitlines()[0].rstrip('.')}."
-        ) from None
+        raise ReproError(f"There is no device {name!r} here: {str(error).splitlines()[0].rstrip('.')}.") from None
     return name
 
 
@@ -224,26 +220,20 @@ def _device(name: str) -> str:
 
 @app.command(cls=Command)
 def train(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; one that holds a run is resumed.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; one that holds a run is resumed.")] = None,
     experiment: Annotated[str | None, typer.Option(help="A row of results/experiments.toml.")] = None,
     model: Annotated[str | None, typer.Option(help="Which network, e.g. sadnet.")] = None,
     data: Annotated[str | None, typer.Option(help="Training set, see `repro data list`.")] = None,
     colour: Annotated[str | None, typer.Option(help="rgb or gray.")] = None,
     sigma: Annotated[str | None, typer.Option(help="Noise level of 255, or a range: 50 or 0,70.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Budget in minutes of wall-clock time.")
-    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Budget in minutes of wall-clock time.")] = None,
     patch: Annotated[int | None, typer.Option(help="Side of the training patches.")] = None,
     batch: Annotated[int | None, typer.Option(help="Patches per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    size: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A size of the network.")
-    ] = None,
+    size: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A size of the network.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of TrainConfig.")
     ] = None,
@@ -276,9 +266,7 @@ def train(
             entry = experiments.get(experiment)
             config = replace(entry.train_config(entry.seeds[0]), **given)
             if out is None and set(given) - {"seed"}:
-                raise ReproError(
-                    "With settings of its own a run needs a folder of its own: name it with --out."
-                )
+                raise ReproError("With settings of its own a run needs a folder of its own: name it with --out.")
             out = out or files.runs() / experiment / f"seed{config.seed}"
         elif out is None:
             raise ReproError("Name a folder for the run with --out, or an experiment with --experiment.")
@@ -311,17 +299,13 @@ def evaluate(
     ] = None,
     colour: Annotated[str, typer.Option(help="Which of its published weights: RGB or L (gray).")] = "RGB",
     clip: Annotated[bool, typer.Option("--clip", help="Clip the noisy images to [0, 1].")] = False,
-    round_8bit: Annotated[
-        bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")
-    ] = False,
+    round_8bit: Annotated[bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of the noise per image; rows are means over them.")] = 1,
     pad: Annotated[
         str | None,
         typer.Option(help="Reflect to multiples of 32: the `clean` image, before noise is added, or the `noisy` one."),
     ] = None,
-    patch: Annotated[
-        int | None, typer.Option(min=8, help="Denoise in patches of this side, one by one.")
-    ] = None,
+    patch: Annotated[int | None, typer.Option(min=8, help="Denoise in patches of this side, one by one.")] = None,
     crop_multiple: Annotated[
         int | None, typer.Option(min=1, help="Crop to multiples of this at the top left; 8: SADNet's authors.")
     ] = None,
@@ -408,9 +392,7 @@ def submit_sidd(
 def submit_dnd(
     folder: Folder,
     model: Model,
-    data: Annotated[
-        str, typer.Option(help="The folder of info.mat and images_srgb, or dnd in REPRO_DATA.")
-    ] = "dnd",
+    data: Annotated[str, typer.Option(help="The folder of info.mat and images_srgb, or dnd in REPRO_DATA.")] = "dnd",
     sigma: Sigma = None,
     network: Network = None,
     ensemble: Ensemble = False,
@@ -446,9 +428,7 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Executed copy; _build/notebooks/NAME.ipynb by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Executed copy; _build/notebooks/NAME.ipynb by default.")] = None,
 ) -> None:
     """Run a notebook of the study with parameters of one's own (papermill)."""
     from repro import files
@@ -565,24 +545,18 @@ Results = Annotated[
     Path | None,
     typer.Option(resolve_path=True, help="Folder of records and weights; the repository's results by default."),
 ]
-Listed = Annotated[
-    Path | None, typer.Option("--experiments", help="Another list than results/experiments.toml.")
-]
+Listed = Annotated[Path | None, typer.Option("--experiments", help="Another list than results/experiments.toml.")]
 
 
 @app.command(cls=Command)
 def campaign(
     hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many hours.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="smoke, cpu, gpu or paper; by default what fits here.")
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help="smoke, cpu, gpu or paper; by default what fits here.")] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="An experiment, or a pattern such as 'sadnet-gray-*'; repeat for more."),
     ] = None,
-    status: Annotated[
-        bool, typer.Option("--status", help="Only say what is done and what is missing.")
-    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say what is done and what is missing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The status for programs to read.")] = False,
     results: Results = None,
     listed: Listed = None,
@@ -671,9 +645,7 @@ def claims(
     for row in chosen.itertuples():
         where = f"{row.table}, {row.dataset} {row.colour}".rstrip(" ,")
         level = "" if math.isnan(row.sigma_255) else f" sigma {row.sigma_255:g}"
-        typer.echo(
-            f"{row.id:<48} {row.metric} {row.value} {row.unit}  ({row.method} {row.variant}: {where}{level})"
-        )
+        typer.echo(f"{row.id:<48} {row.metric} {row.value} {row.unit}  ({row.method} {row.variant}: {where}{level})")
 
 
 @bench_app.callback()
@@ -688,9 +660,7 @@ def bench() -> None:
 def bench_op(
     device: Device = "auto",
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per row.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
 ) -> None:
     """Time the deformable convolution against torchvision's and an ordinary one."""
     from repro.benchmark import bench_op as measure
@@ -701,13 +671,9 @@ def bench_op(
 @bench_app.command("cost", cls=Command)
 def bench_cost(
     device: Device = "auto",
-    network: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be repeated. All, by default.")
-    ] = None,
+    network: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated. All, by default.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per network.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
 ) -> None:
     """Parameters, operations, seconds and memory of every network for a 480x320 colour image."""
     from repro.benchmark_cost import bench_cost as measure
@@ -721,9 +687,7 @@ def bench_blindspot(
     batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 4,
     patch: Annotated[int, typer.Option(min=2, help="Their side in pixels.")] = 64,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per row.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
 ) -> None:
     """Time SSDN's training step, and its baselines', against plain convolutions of the same shapes."""
     from repro.benchmark_blindspot import bench_blindspot as measure
@@ -739,9 +703,7 @@ def bench_step(
     batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 16,
     patch: Annotated[int, typer.Option(min=1, help="Their side in pixels.")] = 64,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per setting.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
 ) -> None:
     """Seconds and memory of a training step, and where they go: layout, precision, recomputation."""
     from repro.benchmark_step import bench_step as measure

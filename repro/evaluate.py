@@ -74,9 +74,7 @@ def denoise(
         raise ReproError(f"The image has values from {low:g} to {high:g}; floating point means [0, 1] here.")
     like = next(net.parameters(), batch)
     with _evaluating(net):
-        clean = [
-            _run_in_channels(net, single[None].to(like.device, like.dtype), tile, **level) for single in batch
-        ]
+        clean = [_run_in_channels(net, single[None].to(like.device, like.dtype), tile, **level) for single in batch]
     return restore(torch.cat(clean).clamp_(0, 1).to(batch.device))
 
 
@@ -84,9 +82,7 @@ def _as_batch(image: Tensor | np.ndarray) -> tuple[Tensor, Callable[[Tensor], Te
     """``image`` as float [B, C, H, W], and what turns such a tensor into the likes of ``image`` again."""
     if isinstance(image, Tensor):
         if image.dim() not in (3, 4) or image.shape[-3] not in (1, 3) or 0 in image.shape:
-            raise ValueError(
-                f"A tensor image is [C, H, W] or [B, C, H, W], C = 1 or 3, not {list(image.shape)}."
-            )
+            raise ValueError(f"A tensor image is [C, H, W] or [B, C, H, W], C = 1 or 3, not {list(image.shape)}.")
         pixels = image.detach()
     elif isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
@@ -174,9 +170,7 @@ def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
 
 
 def _run(net: Denoiser, noisy: Tensor, sigma: float | None = None, **level: float) -> Tensor:
-    noisy = noisy.contiguous(
-        memory_format=torch.channels_last
-    )  # the faster layout for convolutions on a CPU too
+    noisy = noisy.contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions on a CPU too
     keyword, given = _find_keyword(net), {"sigma": sigma} | level
     told = {keyword: given[keyword]} if keyword else {}
     return net(noisy, **told, **({"strength": level["strength"]} if "strength" in level else {}))
@@ -428,9 +422,7 @@ def _replace_corner(image: Tensor, corner: Tensor) -> Tensor:
     return image
 
 
-def _samples(
-    net: Denoiser, dataset: str | Iterable[Sample], limit: int | None
-) -> tuple[str, int, Iterable[Sample]]:
+def _samples(net: Denoiser, dataset: str | Iterable[Sample], limit: int | None) -> tuple[str, int, Iterable[Sample]]:
     """Name, number and samples of a set; those of the catalogue are read one by one."""
     if not isinstance(dataset, str):
         given = list(dataset)[:limit]
@@ -452,16 +444,13 @@ def _measure(
         parts = [(y, x) for y in rows for x in columns]
     device = next(net.parameters(), noisy).device
     began = time.perf_counter()
-    estimates = (
-        _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), **level).float().clamp(0, 1).cpu()
-    )
+    estimates = _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), **level).float().clamp(0, 1).cpu()
     seconds = time.perf_counter() - began  # the copy back has waited for the device
     if not patch:
         height, width = clean.shape[-2:]
         noisy, estimates = noisy[..., :height, :width], estimates[..., :height, :width]
     each = [
-        _compare(clean[:, y, x], noisy[:, y, x], estimate)
-        for (y, x), estimate in zip(parts, estimates, strict=True)
+        _compare(clean[:, y, x], noisy[:, y, x], estimate) for (y, x), estimate in zip(parts, estimates, strict=True)
     ]
     row = {metric: float(np.mean([values[metric] for values in each])) for metric in each[0]}
     row["seconds"] = seconds

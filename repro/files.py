@@ -117,4 +117,3 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ReproError(f"Cannot read {path}: {error.strerror}.") from None
-

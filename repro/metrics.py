@@ -101,9 +101,7 @@ def _pair(clean: Tensor | ArrayLike, estimate: Tensor | ArrayLike) -> tuple[np.n
         for image in (clean, estimate)
     )
     if clean.shape != estimate.shape or clean.ndim not in (2, 3):
-        raise ValueError(
-            f"Two images [C, H, W] or [H, W] are compared, not {clean.shape} and {estimate.shape}."
-        )
+        raise ValueError(f"Two images [C, H, W] or [H, W] are compared, not {clean.shape} and {estimate.shape}.")
     return (clean, estimate) if clean.ndim == 3 else (clean[None], estimate[None])
 
 

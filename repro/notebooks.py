@@ -41,8 +41,7 @@ def choose_network(model: str = "", method: str = "sadnet", other: bool = False)
         )
     torch.manual_seed(0)
     return build(method, width=8, offset_width=8).eval(), (
-        "**No trained network is published yet.** What follows uses random weights: it shows the way, "
-        "not a result."
+        "**No trained network is published yet.** What follows uses random weights: it shows the way, not a result."
     )
 
 
@@ -57,9 +56,7 @@ def describe_run(**values: object) -> None:
         "versions": versions,
         "run": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    body = "".join(
-        f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items()
-    )
+    body = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items())
     display(HTML(f'<table class="run-record">{body}</table>'))
 
 

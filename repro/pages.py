@@ -37,9 +37,7 @@ def write_all(folder: Path) -> None:
     study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: describe_glance(settled, study),
-        **{
-            f"glance_{paper.lower()}": partial(describe_paper, settled, sources) for paper, sources in PAPERS.items()
-        },
+        **{f"glance_{paper.lower()}": partial(describe_paper, settled, sources) for paper, sources in PAPERS.items()},
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
         "tolerances": describe_tolerances,
@@ -179,9 +177,7 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
     """SADNet at its most quoted setting in one sentence."""
     paper, replication, classical = (
         _value(settled, source="001", table="Table 3", method="SADNet", dataset="Kodak24", sigma_255=50),
-        _value(
-            settled, source="000", table="Table 3", variant="replication", dataset="Kodak24", sigma_255=50
-        ),
+        _value(settled, source="000", table="Table 3", variant="replication", dataset="Kodak24", sigma_255=50),
         _value(settled, source="001", table="Table 3", method="CBM3D", dataset="Kodak24", sigma_255=50),
     )
     printed = (
@@ -326,9 +322,7 @@ def describe_ledger(settled: pd.DataFrame) -> str:
     """All claims with their verdicts: an HTML table, and controls that a script makes work."""
     rows = "".join(_ledger_row(claim) for _, claim in settled.iterrows())
     head = "".join(f"<th>{name}</th>" for name in ("claim", "what", "printed", "ours", "verdict and reason"))
-    sources = _options(
-        {source: f"{source} {ledger.SOURCES[source]}" for source in settled["source"].unique()}
-    )
+    sources = _options({source: f"{source} {ledger.SOURCES[source]}" for source in settled["source"].unique()})
     words = _options({word: word for word in WORDS if (settled["word"] == word).any()})
     kinds = _options({str(number): kind for number, kind in enumerate(KINDS)})
     return (
@@ -355,9 +349,7 @@ def _ledger_row(claim: pd.Series) -> str:
     what = ", ".join(word for word in (claim["metric"].replace("_", " "), *words) if word)
     printed = f"{'about ' if claim['approx'] else ''}{claim['value']} {claim['unit']}".strip()
     if claim["metric"] in ledger.STATEMENTS:
-        printed = {"+1": "yes", "1": "yes", "0": "no difference", "-1": "no"}.get(
-            claim["value"], claim["value"]
-        )
+        printed = {"+1": "yes", "1": "yes", "0": "no difference", "-1": "no"}.get(claim["value"], claim["value"])
     kind = next(str(number) for number, metrics in enumerate(KINDS.values()) if claim["metric"] in metrics)
     reason = escape(claim["reason"])
     reason += f" <code>{escape(claim['command'])}</code>" if claim["command"] else ""
@@ -374,9 +366,7 @@ def _ledger_row(claim: pd.Series) -> str:
 
 
 def _options(labels: dict[str, str]) -> str:
-    return "".join(
-        f'<option value="{escape(value)}">{escape(label)}</option>' for value, label in labels.items()
-    )
+    return "".join(f'<option value="{escape(value)}">{escape(label)}</option>' for value, label in labels.items())
 
 
 def _value(settled: pd.DataFrame, **fields) -> pd.Series:

@@ -166,9 +166,7 @@ REAL = ("cc15", "nam25")
 def describe_parts(study: Study) -> str:
     """What every part is worth: each experiment's last stage, and its difference to the neighbour, image by image."""
     measured = {
-        group.first["experiment"]: group.first
-        for group in study.groups
-        if group.first["method"] == "scaoednet"
+        group.first["experiment"]: group.first for group in study.groups if group.first["method"] == "scaoednet"
     }
     body, waiting = "", []
     for experiment in study.experiments:

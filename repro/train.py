@@ -614,9 +614,7 @@ def _gather(
     return images, pairs, validation
 
 
-def _photographs(
-    config: TrainConfig, keyword: str, level: float
-) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+def _photographs(config: TrainConfig, keyword: str, level: float) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Training images (uint8 ``[C,H,W]``) and validation pairs (noisy, clean: float32 ``[C,h,w]``)."""
     catalog.find(config.data)  # a name, no folder
     found = _read_training_set(config, config.data)

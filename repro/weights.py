@@ -29,9 +29,7 @@ NAME_IT = "--network sadnet, say, or model= in Python"
 COUNTS = ("modules", "units", "depth", "blocks", "stages", "groups")
 
 
-def save(
-    net: Denoiser, path: str | Path, metadata: dict | None = None, *, dtype: torch.dtype | None = None
-) -> Path:
+def save(net: Denoiser, path: str | Path, metadata: dict | None = None, *, dtype: torch.dtype | None = None) -> Path:
     """Write a network's parameters and buffers to ``path`` (.safetensors), atomically, and return the path.
 
     ``metadata`` is anything JSON can hold. ``dtype=torch.float16`` halves the file, and :func:`load` gives

@@ -29,9 +29,7 @@ def test_the_contents_name_pages_that_exist_and_all_of_them():
 def test_pages_include_only_what_is_generated(tmp_path):
     publish.write_fragments(tmp_path)
     written = {path.name for path in tmp_path.glob("*.md")}
-    included = {
-        name for path in PROSE for name in re.findall(r"\{include\} _generated/(\S+)", path.read_text())
-    }
+    included = {name for path in PROSE for name in re.findall(r"\{include\} _generated/(\S+)", path.read_text())}
     assert included == written
     assert all((tmp_path / name).read_text().strip() for name in written)
 
@@ -39,9 +37,7 @@ def test_pages_include_only_what_is_generated(tmp_path):
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
 def test_prose_types_no_result(path):
     text = path.read_text(encoding="utf-8")
-    assert not re.search(r"\b[1-4]\d\.\d{1,2}\b(?!\s*%)", text), (
-        "a PSNR comes from a record or from claims.csv"
-    )
+    assert not re.search(r"\b[1-4]\d\.\d{1,2}\b(?!\s*%)", text), "a PSNR comes from a record or from claims.csv"
 
 
 def test_mathjax_lies_beside_the_book():
@@ -94,9 +90,7 @@ def test_built_pages_load_nothing_from_elsewhere():
         reader = _Reader()
         reader.feed(page.read_text(encoding="utf-8"))
         loads = [
-            entry.get("src")
-            for tag in ("script", "img", "iframe", "source")
-            for entry in reader.found.get(tag, [])
+            entry.get("src") for tag in ("script", "img", "iframe", "source") for entry in reader.found.get(tag, [])
         ]
         loads += [
             entry.get("href")
@@ -108,9 +102,7 @@ def test_built_pages_load_nothing_from_elsewhere():
             target = (page.parent / address.split("?")[0].split("#")[0]).resolve()
             assert address.startswith("data:") or target.exists(), f"{page.name} misses {address}"
     for style in (BUILT / "_static").rglob("*.css"):
-        assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), (
-            style
-        )
+        assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
 @needs_book

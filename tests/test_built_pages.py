@@ -79,13 +79,16 @@ def test_page_is_quiet_and_whole(browser, page):
     assert browser.run(f"{wrong}.map((one) => one.outerHTML)") == []
     unset = "[...document.querySelectorAll('.math')].filter((one) => !one.querySelector('mjx-container'))"
     assert browser.run(f"{unset}.map((one) => one.textContent)") == []
-    assert browser.run(
-        "(() => { const raw = /\\$[^$\\s][^$\\n]*\\$|\\\\[(\\[]|\\\\begin\\{/; const found = []; "
-        "const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT); "
-        "while (walk.nextNode()) { const text = walk.currentNode; "
-        "if (raw.test(text.data) && !text.parentElement.closest('code, pre, script, style, mjx-container')) "
-        "found.push(text.data); } return found; })()"
-    ) == [], "formulas that were not set"
+    assert (
+        browser.run(
+            "(() => { const raw = /\\$[^$\\s][^$\\n]*\\$|\\\\[(\\[]|\\\\begin\\{/; const found = []; "
+            "const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT); "
+            "while (walk.nextNode()) { const text = walk.currentNode; "
+            "if (raw.test(text.data) && !text.parentElement.closest('code, pre, script, style, mjx-container')) "
+            "found.push(text.data); } return found; })()"
+        )
+        == []
+    ), "formulas that were not set"
 
 
 @every_page

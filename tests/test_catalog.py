@@ -33,9 +33,7 @@ def small(tmp_path, monkeypatch):
     for number in range(3):
         write_image(where / f"{number}.png", torch.rand(3, 10 + number, 12))
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(where.iterdir())}
-    entry = catalog.DataSet(
-        "small", "", "test", "colour", "https://example.org", "", "", "", files, folder="small"
-    )
+    entry = catalog.DataSet("small", "", "test", "colour", "https://example.org", "", "", "", files, folder="small")
     monkeypatch.setitem(catalog.DATASETS, "small", entry)
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "mirror"))
     return where
@@ -88,9 +86,7 @@ def test_entries_say_what_one_must_know(name):
         assert len(entry.download["commit"]) == 40
     else:
         assert entry.obtain or name.startswith("embedded-")
-    assert json.dumps(entry.sha256) and (
-        entry.sha256 != catalog.DATASETS["kodak24"].sha256 or name == "kodak24"
-    )
+    assert json.dumps(entry.sha256) and (entry.sha256 != catalog.DATASETS["kodak24"].sha256 or name == "kodak24")
 
 
 @pytest.mark.parametrize("name", ON_REQUEST)
@@ -241,9 +237,7 @@ def test_a_folder_of_ones_own(tmp_path):
     write_image(tmp_path / "own" / "a.png", torch.rand(1, 4, 5))
     assert [sample.name for sample in catalog.load(str(tmp_path / "own"))] == ["a", "b"]
     for part in ("clean", "noisy"):
-        write_image(
-            tmp_path / "pairs" / part / "x.png", torch.full((3, 4, 5), 0.2 if part == "clean" else 0.8)
-        )
+        write_image(tmp_path / "pairs" / part / "x.png", torch.full((3, 4, 5), 0.2 if part == "clean" else 0.8))
     (pair,) = catalog.load(str(tmp_path / "pairs"))
     assert pair.clean.max() < 0.5 < pair.noisy.min()
     (tmp_path / "pairs" / "noisy" / "x.png").rename(tmp_path / "pairs" / "noisy" / "y.png")
@@ -289,9 +283,7 @@ def test_the_crops_of_kodak24_are_the_centres(mirror):
 def test_noisy_images_have_the_published_quality(mirror):
     # Mean PSNR of the noisy photographs, measured independently of this code.
     for name, published_db in (("cc15", 33.41), ("nam25", 37.06), ("sidd_samples", 17.58)):
-        values = [
-            -10 * torch.log10((s.clean - s.noisy).double().square().mean()) for s in catalog.samples(name)
-        ]
+        values = [-10 * torch.log10((s.clean - s.noisy).double().square().mean()) for s in catalog.samples(name)]
         assert torch.stack(values).mean().item() == pytest.approx(published_db, abs=0.006), name
 
 

@@ -190,9 +190,7 @@ def test_denoise_broken_input(models, photo, tmp_path):
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
         assert name in failure("denoise", tmp_path / name, tmp_path / "out.png", "--model", models["colour"])
-    assert "There is no file" in failure(
-        "denoise", tmp_path / "none", tmp_path / "o.png", "--model", models["gray"]
-    )
+    assert "There is no file" in failure("denoise", tmp_path / "none", tmp_path / "o.png", "--model", models["gray"])
     assert {p.name for p in tmp_path.iterdir()} == {"photo.png", *broken}
 
 
@@ -361,9 +359,7 @@ def test_train_resume_and_evaluate(tmp_path):
 
 
 def test_train_gray_and_settings_that_are_none(tmp_path):
-    result = call(
-        "train", *QUICK, "--out", tmp_path / "gray", "--steps", "2", "--colour", "gray", "--sigma", "0,70"
-    )
+    result = call("train", *QUICK, "--out", tmp_path / "gray", "--steps", "2", "--colour", "gray", "--sigma", "0,70")
     assert result.exit_code == 0, result.output
     assert repro.load(tmp_path / "gray" / "weights.safetensors").sizes.channels == 1
     for words, options in {
@@ -449,9 +445,7 @@ def test_run_checks_before_it_runs(notebook, tmp_path):
 
 
 def test_run_with_parameters(notebook, tmp_path):
-    result = call(
-        "run", "tiny", "-p", "level=2e1", "-p", "data=7", "-p", "fast=false", "--out", tmp_path / "o.ipynb"
-    )
+    result = call("run", "tiny", "-p", "level=2e1", "-p", "data=7", "-p", "fast=false", "--out", tmp_path / "o.ipynb")
     assert result.exit_code == 0, result.output
     assert f"Written: {tmp_path / 'o.ipynb'}" in result.output
     outputs = [o for cell in nbformat.read(tmp_path / "o.ipynb", 4).cells for o in cell.get("outputs", [])]
@@ -472,9 +466,7 @@ def test_data_commands(tmp_path, monkeypatch):
     result = call("data", "list")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.output.splitlines()}
-    assert (
-        "here" in lines["embedded-test"] and "to fetch" in lines["kodak24"] and "on request" in lines["dnd"]
-    )
+    assert "here" in lines["embedded-test"] and "to fetch" in lines["kodak24"] and "on request" in lines["dnd"]
     result = call("data", "path", "embedded-test")
     assert (Path(result.output.strip()) / "chelsea.png").is_file()
     assert call("data", "fetch", "embedded-train").exit_code == 0

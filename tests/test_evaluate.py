@@ -102,9 +102,7 @@ def test_a_gray_image_passes_a_colour_network_as_three_and_back_as_their_mean(sa
     with torch.no_grad():
         three = sadnet(gray.expand(1, 3, -1, -1))[0]
     assert not torch.allclose(three[0], three[1])
-    torch.testing.assert_close(
-        denoise(gray, sadnet), three.mean(0, keepdim=True).clamp(0, 1), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(denoise(gray, sadnet), three.mean(0, keepdim=True).clamp(0, 1), atol=1e-5, rtol=0)
     net = Darken(3)
     denoise(gray, net)
     assert torch.equal(net.seen[0][0], gray.expand(1, 3, -1, -1))

@@ -278,9 +278,7 @@ def test_the_notebook_in_jupyterlab(tmp_path):
 
         def upload(name: str) -> None:
             field = browser.send("Runtime.evaluate", expression="document.querySelector('.gallery-upload input')")
-            browser.send(
-                "DOM.setFileInputFiles", files=[str(tmp_path / name)], objectId=field["result"]["objectId"]
-            )
+            browser.send("DOM.setFileInputFiles", files=[str(tmp_path / name)], objectId=field["result"]["objectId"])
 
         def choose(description: str, label: str) -> None:
             browser.run(

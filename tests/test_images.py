@@ -144,16 +144,12 @@ def test_16_bit_png_with_a_transparent_colour(tmp_path):
     assert read_picture(tmp_path / "a.png").alpha[0].tolist() == [[0, 1], [1, 1]]
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"compression": "zlib", "predictor": 2}, {"planarconfig": "separate"}]
-)
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "predictor": 2}, {"planarconfig": "separate"}])
 def test_16_bit_tiff(tmp_path, options):
     values = np.random.default_rng(0).integers(0, 65536, (6, 5, 3)).astype(np.uint16)
     stored = values.transpose(2, 0, 1) if "planarconfig" in options else values
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **options)
-    assert np.array_equal(
-        np.rint(read_image(tmp_path / "a.tif").double().numpy() * 65535).transpose(1, 2, 0), values
-    )
+    assert np.array_equal(np.rint(read_image(tmp_path / "a.tif").double().numpy() * 65535).transpose(1, 2, 0), values)
 
 
 def test_palette_1_bit_and_cmyk(tmp_path):
@@ -186,9 +182,7 @@ def test_camera_orientation_is_applied(tmp_path, orientation):
     pixels = (stored[0].numpy() * 255).round().astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "8.png", exif=exif)
     Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "16.png", exif=exif)
-    tifffile.imwrite(
-        tmp_path / "16.tif", pixels.astype(np.uint16) * 257, extratags=[(274, 3, 1, orientation, True)]
-    )
+    tifffile.imwrite(tmp_path / "16.tif", pixels.astype(np.uint16) * 257, extratags=[(274, 3, 1, orientation, True)])
     for name in ("8.png", "16.png", "16.tif"):
         assert torch.allclose(read_image(tmp_path / name, "L"), expected, atol=1e-6), name
 

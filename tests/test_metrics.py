@@ -61,9 +61,7 @@ def test_an_8_bit_image_is_its_own_8_bit_version(convention):
     levels = (torch.arange(256, dtype=torch.float32) / 255).reshape(1, 16, 16)
     exact = np.arange(256).reshape(1, 16, 16) / 255
     assert psnr_db(levels, exact, convention) == math.inf
-    assert psnr_db(levels, exact.clip(1 / 255, 1), convention) == pytest.approx(
-        -10 * math.log10((1 / 255) ** 2 / 256)
-    )
+    assert psnr_db(levels, exact.clip(1 / 255, 1), convention) == pytest.approx(-10 * math.log10((1 / 255) ** 2 / 256))
 
 
 def test_8_bit_conventions_clip():
@@ -106,9 +104,7 @@ def test_ssim_3d_by_brute_force(channels):
     window = gaussian_window(3)
     padded_c, padded_e = (np.pad(image, 5, mode="edge") for image in (clean, estimate))
     values = [
-        similarity(
-            padded_c[c : c + 11, i : i + 11, j : j + 11], padded_e[c : c + 11, i : i + 11, j : j + 11], window
-        )
+        similarity(padded_c[c : c + 11, i : i + 11, j : j + 11], padded_e[c : c + 11, i : i + 11, j : j + 11], window)
         for c in range(channels)
         for i in range(17)
         for j in range(14)

@@ -45,9 +45,7 @@ def test_one_parameters_cell_of_documented_plain_values(path):
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     body = ast.parse(tagged[0].source).body
-    assert body and all(
-        isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) for node in body
-    )
+    assert body and all(isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) for node in body)
     named = [node.targets[0].id for node in body]
     assert list(papermill.inspect_notebook(str(path))) == named
     # The record at the top says each of them, and the page on re-running lists them.
@@ -63,9 +61,7 @@ def test_one_parameters_cell_of_documented_plain_values(path):
 def test_the_record_is_the_first_output(path):
     cells = code_cells(path)
     shows = [
-        cell
-        for cell in cells
-        if re.search(r"\b(notebooks|plots)\.(say|show|show_table|describe_run)\(", cell.source)
+        cell for cell in cells if re.search(r"\b(notebooks|plots)\.(say|show|show_table|describe_run)\(", cell.source)
     ]
     assert "notebooks.describe_run(" in shows[0].source
 

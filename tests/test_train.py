@@ -582,9 +582,7 @@ def test_a_folder_from_before_there_were_pairs_goes_on(uninterrupted, pairs, tmp
 
 
 def test_real_noise_is_validated_on_scenes_that_are_not_trained_on(pairs):
-    images, training_pairs, validation = training._gather(
-        replace(TINY, pairs=pairs, validation_images=2), "sigma", 50
-    )
+    images, training_pairs, validation = training._gather(replace(TINY, pairs=pairs, validation_images=2), "sigma", 50)
     assert len(images) == len(training._photographs(replace(TINY, validation_images=2), "sigma", 50)[0])
     assert len(training_pairs) == 6 and len(validation) == 2
     assert all(noisy.dtype == torch.float32 and noisy.shape == clean.shape for noisy, clean in validation)

@@ -299,9 +299,7 @@ def test_comparison_follows_keys_mouse_wheel_fingers_and_choices(browser, tmp_pa
 def test_kernels_follow_pointer_and_keys_and_their_numbers_are_those_of_the_study(browser, tmp_path, width):
     open_page(browser, tmp_path, "kernels", width)
     photograph, zoom = ".kernels-photo", '[data-cell="8"] canvas'
-    stored: list[Kernels] = viewers.unpack(
-        viewers.pack(viewers.collect_kernels(make_sampling(), make_photograph()))
-    )
+    stored: list[Kernels] = viewers.unpack(viewers.pack(viewers.collect_kernels(make_sampling(), make_photograph())))
 
     def check_numbers(row, column):
         for scale in stored:

@@ -133,9 +133,7 @@ def test_missing_and_surplus_parameters_are_named(saved):
 
 def test_weights_of_other_sizes_are_refused(saved):
     sizes = weights.describe(saved)["sizes"] | {"width": 16}
-    with pytest.raises(
-        ReproError, match=r"first\.weight in the shape \[8, 3, 1, 1\] instead of \[16, 3, 1, 1\]"
-    ):
+    with pytest.raises(ReproError, match=r"first\.weight in the shape \[8, 3, 1, 1\] instead of \[16, 3, 1, 1\]"):
         repro.load(rewritten(saved, sizes=json.dumps(sizes)))
 
 

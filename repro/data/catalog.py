@@ -230,9 +230,7 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
     if not listed:
         raise ReproError(f"There is no image in {where}.")
     noisy = {_plain(path): where / stored for path, stored in listed.items() if path.startswith("noisy/")}
-    clean = sorted(
-        (_plain(path), where / stored) for path, stored in listed.items() if not path.startswith("noisy/")
-    )
+    clean = sorted((_plain(path), where / stored) for path, stored in listed.items() if not path.startswith("noisy/"))
     names = [image for image, _ in clean]
     if twice := [image for image, after in pairwise(names) if image == after]:
         raise ReproError(f"Two images in {where} are called {twice[0]}; the noise of an image depends on its name.")

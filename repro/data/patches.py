@@ -74,9 +74,7 @@ class Patches:
         noisy, clean = zip(*(self._sample(step, sample) for sample in self.samples), strict=True)
         return torch.stack(noisy), torch.stack(clean)
 
-    def batches(
-        self, first: int, workers: int = 1, pin_memory: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, first: int, workers: int = 1, pin_memory: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of steps ``first``, ``first + 1``, ... without end, prepared in ``workers``
         threads."""
 

@@ -38,9 +38,7 @@ class Denoiser(nn.Module):
         """Raise ValueError unless ``noisy`` is [B, C, H, W] with this network's number of channels."""
         channels = self.sizes.channels
         if noisy.dim() != 4 or noisy.shape[1] != channels or 0 in noisy.shape[2:]:
-            raise ValueError(
-                f"{self.name} takes images [B, {channels}, H, W] with H, W >= 1, not {list(noisy.shape)}."
-            )
+            raise ValueError(f"{self.name} takes images [B, {channels}, H, W] with H, W >= 1, not {list(noisy.shape)}.")
 
     def look_over(self, tiles: Iterable[tuple[Tensor, tuple]]) -> dict[str, Tensor]:
         """Keyword arguments, for every tile, that follow from the whole image: nothing for most networks.

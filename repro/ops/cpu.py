@@ -268,9 +268,7 @@ def forward(
     result = torch.empty(
         (input.shape[0], weight.shape[0], out_h, out_w),
         dtype=_writable(input.dtype),
-        memory_format=torch.channels_last
-        if input.stride(1) == 1 and input.shape[1] > 1
-        else torch.contiguous_format,
+        memory_format=torch.channels_last if input.stride(1) == 1 and input.shape[1] > 1 else torch.contiguous_format,
     )
     if result.numel() == 0:
         return result.to(input.dtype)

@@ -139,9 +139,7 @@ class DeformConv2d(nn.Module):
         return deform_conv2d(input, offset, self.weight, self.bias, *geometry, mask=mask)
 
     def extra_repr(self) -> str:
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        )
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         text += f", padding={self.padding}" if self.padding != (0, 0) else ""
         text += f", dilation={self.dilation}" if self.dilation != (1, 1) else ""
         text += f", groups={self.groups}" if self.groups != 1 else ""
@@ -285,9 +283,7 @@ def _forward(
         return input.new_empty(shape).contiguous(memory_format=_format(input))
     run = _select(implementation, input.device.type)
     with _without_autocast(input):
-        output = run.forward(
-            input, offset, mask, weight, bias, tuple(stride), tuple(padding), tuple(dilation)
-        )
+        output = run.forward(input, offset, mask, weight, bias, tuple(stride), tuple(padding), tuple(dilation))
     return output.contiguous(memory_format=_format(input))
 
 
@@ -330,9 +326,7 @@ def _backward(
             )  # fmt: skip
         grads = [grad_input, grad_offset, grad_weight, grad_bias, grad_mask]
     return [
-        grad.contiguous(memory_format=owner[2])
-        for grad, owner, need in zip(grads, owners, needs, strict=True)
-        if need
+        grad.contiguous(memory_format=owner[2]) for grad, owner, need in zip(grads, owners, needs, strict=True) if need
     ]
 
 
@@ -367,9 +361,7 @@ def _remember(ctx, inputs, output):
 def _differentiate(ctx, grad_output):
     needs = list(ctx.needs_input_grad[:5])
     grads = iter(
-        _backward(grad_output, *ctx.saved_tensors, *ctx.geometry, needs, ctx.implementation)
-        if any(needs)
-        else ()
+        _backward(grad_output, *ctx.saved_tensors, *ctx.geometry, needs, ctx.implementation) if any(needs) else ()
     )
     return (*(next(grads) if need else None for need in needs), None, None, None, None)
 

@@ -61,9 +61,7 @@ def backward(grad_output, input, offset, mask, weight, stride, padding, dilation
     grad_output = grad_output.to(arguments[0].dtype).contiguous()
     grads = torch.ops.torchvision._deform_conv2d_backward(grad_output, *arguments)
     in_order = (grads[0], grads[2], grads[3], grads[1], grads[4])
-    return tuple(
-        grad.to(dtype) if need else None for grad, dtype, need in zip(in_order, dtypes, needs, strict=True)
-    )
+    return tuple(grad.to(dtype) if need else None for grad, dtype, need in zip(in_order, dtypes, needs, strict=True))
 
 
 def _arguments(input, offset, mask, weight, bias, stride, padding, dilation) -> list:

@@ -472,9 +472,7 @@ def _has_weights_of_now(name: str | None, noted: str | None, results: Path) -> b
         return True
 
 
-def choose(
-    experiments: list[Experiment], budget: str | None = None, only: tuple[str, ...] = ()
-) -> list[Experiment]:
+def choose(experiments: list[Experiment], budget: str | None = None, only: tuple[str, ...] = ()) -> list[Experiment]:
     """The experiments that ``budget`` and ``only`` mean, as :func:`run` takes them."""
     chosen = {}
     for pattern in only:

@@ -27,9 +27,7 @@ NAMES = ("input", "offset", "mask", "weight", "bias")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 IMPLEMENTATIONS = [
-    pytest.param(
-        (device, name), id=f"{name}-on-{device}", marks=[pytest.mark.cuda] if device == "cuda" else []
-    )
+    pytest.param((device, name), id=f"{name}-on-{device}", marks=[pytest.mark.cuda] if device == "cuda" else [])
     for device, names in (
         ("cpu", ("cpu", "torchvision", "reference")),
         ("cuda", ("cuda", "torchvision", "reference")),
@@ -141,9 +139,7 @@ SETTINGS = {
     "no padding": dict(channels=6, size=(8, 10), padding=(0, 0)),
     "far": dict(channels=8, outputs=8, size=(8, 8), deform_groups=8, spread=12.0),
     "convolution groups": dict(channels=8, groups=2, size=(7, 8)),
-    "asymmetric": dict(
-        size=(11, 13), kernel=(3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), outputs=3
-    ),
+    "asymmetric": dict(size=(11, 13), kernel=(3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), outputs=3),
     "one output": dict(channels=2, outputs=2, size=(3, 3), padding=(0, 0), deform_groups=1),
     "tiny": dict(channels=16, outputs=16, size=(2, 2), deform_groups=8, spread=2.0),
     "whole numbers": dict(size=(8, 7)),
@@ -223,9 +219,7 @@ def test_gradcheck(device, groups, masked):
         assert torch.autograd.gradcheck(lambda *t: call(t, geometry), tensors)
     else:
         input, offset, _, weight, bias = tensors
-        assert torch.autograd.gradcheck(
-            lambda i, o, w: call((i, o, None, w, bias), geometry), (input, offset, weight)
-        )
+        assert torch.autograd.gradcheck(lambda i, o, w: call((i, o, None, w, bias), geometry), (input, offset, weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -240,9 +234,7 @@ def test_zero_offsets_are_a_convolution(device, groups, dtype):
     output, grad_input, _, _, grad_weight, grad_bias = run(tensors, geometry)
 
     def convolve(input, offset, weight, bias, stride, padding, dilation, mask):
-        return conv2d(input, weight, bias, stride, padding, dilation, groups) + 0 * (
-            offset.sum() + mask.sum()
-        )
+        return conv2d(input, weight, bias, stride, padding, dilation, groups) + 0 * (offset.sum() + mask.sum())
 
     expected = run(tensors, geometry, function=convolve)
     assert_close([output, grad_input, grad_weight, grad_bias], [expected[i] for i in (0, 1, 4, 5)], dtype)
@@ -274,9 +266,7 @@ def arguments(draw):
     )
 
 
-@settings(
-    max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments(), st.booleans(), st.booleans(), st.sampled_from([0, 1, 2]), st.integers(0, 2**31))
 def test_any_geometry(device, sizes, masked, biased, rounding, seed):
     torch.manual_seed(seed)
@@ -361,9 +351,7 @@ def test_batch_of_65(device):
         input, offset, mask, weight, bias = tensors
         piece = call((input[part], offset[part], mask[part], weight, bias), geometry)
         assert_close([whole[part]], [piece])
-    assert_close(
-        run(tensors, geometry), run([t.cpu() for t in tensors], geometry, function=reference.deform_conv2d)
-    )
+    assert_close(run(tensors, geometry), run([t.cpu() for t in tensors], geometry, function=reference.deform_conv2d))
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 4)], ids=str)
@@ -402,9 +390,7 @@ def test_offsets_that_are_no_place(device, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_sums_in_float32(device, dtype):
     """Against float64 on the same rounded numbers only the rounding of the result may remain."""
-    tensors, geometry = make(
-        channels=32, outputs=16, size=(12, 11), deform_groups=8, spread=0.5, device=device
-    )
+    tensors, geometry = make(channels=32, outputs=16, size=(12, 11), deform_groups=8, spread=0.5, device=device)
     tensors = [t.to(dtype) for t in tensors]
     signs = call(tensors, geometry).sign()
     actual = run(tensors, geometry, signs)
@@ -436,9 +422,7 @@ def test_offsets_keep_their_type(device):
 
 def test_same_bits_twice(device, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's deterministic mode wants it on CUDA
-    tensors, geometry = make(
-        batch=3, channels=16, outputs=8, size=(21, 19), dtype=torch.float32, device=device
-    )
+    tensors, geometry = make(batch=3, channels=16, outputs=8, size=(21, 19), dtype=torch.float32, device=device)
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(2)
@@ -481,9 +465,7 @@ def test_compile(device, compiler, last):
 
     torch.compiler.reset()
     compiled = torch.compile(smooth, fullgraph=True, backend=compiler)
-    assert_close(
-        run(tensors, geometry, function=compiled), run(tensors, geometry, function=smooth), torch.float32
-    )
+    assert_close(run(tensors, geometry, function=compiled), run(tensors, geometry, function=smooth), torch.float32)
 
 
 def test_compile_with_changing_shapes_and_autocast(device):
@@ -531,9 +513,7 @@ def test_autocast(device):
     low = run((input.bfloat16(), offset, mask, weight.bfloat16(), bias.bfloat16()), geometry)
     assert all(a.equal(b.to(a.dtype)) for a, b in zip(actual, low, strict=True))
     with torch.autocast(device, dtype=torch.bfloat16):
-        assert (
-            call([t.double() for t in tensors], geometry).dtype == torch.float64
-        )  # as torch's own operators
+        assert call([t.double() for t in tensors], geometry).dtype == torch.float64  # as torch's own operators
 
 
 def test_no_second_derivative(device):
@@ -681,9 +661,7 @@ def test_backend_chooses_and_restores():
 
 
 def test_unknown_and_impossible_choices(monkeypatch):
-    with pytest.raises(
-        ReproError, match=r"no implementation: 'fast'\. There are: cuda, cpu, torchvision, ref"
-    ):
+    with pytest.raises(ReproError, match=r"no implementation: 'fast'\. There are: cuda, cpu, torchvision, ref"):
         ops.backend("fast").__enter__()
     tensors, geometry = make()
     with (
@@ -792,9 +770,7 @@ print(len(about), about[0])
 print(ops.explain())
 """
     output = run_child(code, PYTHONPATH=broken_torchvision, **without_compiler(tmp_path))
-    assert (
-        "'torchvision', chosen by backend(...), cannot run: import torchvision fails (RuntimeError" in output
-    )
+    assert "'torchvision', chosen by backend(...), cannot run: import torchvision fails (RuntimeError" in output
     assert "1 Deformable convolutions of cpu tensors run on 'reference'" in output
     assert "operator torchvision::nms does not exist" in output.split("\n1 ")[1]
     assert "torchvision: not available." in output
