@@ -73,6 +73,13 @@ def test_scales_of_the_normalisation_keep_away_from_zero():
     assert scales.abs().min() >= 0.025 and (scales < 0).any() and (scales > 0).any()
 
 
+def test_weights_begin_with_the_variance_of_the_authors():
+    torch.manual_seed(0)
+    weights = torch.cat([m.weight.flatten() for m in repro.build("dncnn").modules() if isinstance(m, nn.Conv2d)])
+    assert weights.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.01)
+    assert abs(weights.mean().item()) < 1e-3
+
+
 def names(instance):
     path = SHARED / "vectors" / "upstream_names" / f"{instance}.txt"
     if not path.exists():

@@ -239,6 +239,40 @@ def test_large_images_are_tiled_without_being_asked():
     assert len(net.seen) > 1
 
 
+class Blur(Denoiser):
+    """A network that says it looks at the whole image, and looks 8 pixels far."""
+
+    name, Sizes = "blur", Channels
+    halo = None
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = Channels()
+
+    def forward(self, noisy):
+        return torch.nn.functional.avg_pool2d(noisy, 17, stride=1, padding=8)
+
+
+def test_tiles_of_a_network_that_looks_at_the_whole_see_surroundings():
+    image = torch.rand(3, 70, 90)
+    torch.testing.assert_close(denoise(image, Blur(), tile=32), denoise(image, Blur(), tile=0))
+
+
+def test_a_filter_that_looks_at_the_whole_image_takes_more_of_it_at_once():
+    """Filters take a few copies of the image, networks hundreds of maps."""
+    image, net = torch.rand(3, 900, 900), repro.build("wavelet")
+    assert net.halo is None and image[0].numel() > PIXELS_AT_ONCE
+    assert denoise(image, net, sigma=0.1).shape == image.shape
+    with pytest.raises(ReproError, match="looks at the image as a whole"):
+        denoise(image, Blur())
+
+
+def test_eight_bits_are_rounded_not_cut():
+    image = np.full((4, 4, 3), 100, np.uint8)
+    for gray_levels, expected in ((0.4, 100), (0.6, 99), (1.4, 99)):
+        assert (denoise(image, Darken(needs_sigma=True), sigma=gray_levels / 255) == expected).all()
+
+
 @pytest.mark.slow
 def test_one_tile_of_the_full_network_leaves_room_in_4_gib():
     """4 GiB less a 20-megapixel colour photograph in float32 four times over: read, given, denoised,
@@ -362,6 +396,20 @@ def test_a_gray_network_gets_luma_from_the_catalogue():
     table = evaluate(net, "embedded-test", 25, limit=1)
     assert net.seen[0][0].shape[1] == 1
     assert table["dataset"].item() == "embedded-test"
+
+
+def test_seconds_are_those_of_the_network(monkeypatch):
+    """A clock that goes on by 2 s in the network and by 100 s in everything else."""
+    clock = SimpleNamespace(now=0.0)
+
+    class Slow(Darken):
+        def forward(self, noisy, sigma=0.1):
+            clock.now += 2
+            return super().forward(noisy, sigma)
+
+    monkeypatch.setattr("repro.evaluate.time.perf_counter", lambda: clock.now)
+    table = evaluate(Slow(), [photograph("one"), photograph("two")], 25, repeats=3)
+    assert table["seconds"].tolist() == [2, 2]
 
 
 def test_progress_is_told_each_row():
@@ -512,6 +560,13 @@ def test_padding_before_and_after_the_noise():
     assert torch.equal(seen["noisy"][:, 40], seen["noisy"][:, 38]), "the border repeats the noise"
     fresh = seen["clean"][:, 40] - seen["clean"][:, 38]
     assert fresh.std() * 255 == pytest.approx(25 * 2**0.5, rel=0.25), "or has its own, on the same clean row"
+
+
+def test_the_border_that_is_added_has_other_noise_in_every_draw():
+    net = Darken()
+    evaluate(net, [photograph("stripes")], 25, pad="clean", repeats=2)
+    (first, _), (second, _) = net.seen
+    assert not torch.equal(first[..., 40:, :], second[..., 40:, :])
 
 
 def test_filters_take_noise_of_every_family():

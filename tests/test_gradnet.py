@@ -287,6 +287,16 @@ def test_sums_and_means_have_the_same_ratio():
     torch.testing.assert_close(gradnet.fidelity(Identity(), noisy, clean, 0), terms[0].mean())
 
 
+def test_a_sum_over_several_processes_is_that_of_the_whole_batch(monkeypatch):
+    """DDP takes the mean of the processes' gradients."""
+    noisy, clean = torch.rand(4, 3, 6, 7), torch.rand(4, 3, 6, 7)
+    whole = gradnet.consistency_sum(Identity(), noisy, clean, 0)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    parts = [gradnet.consistency_sum(Identity(), noisy[k : k + 2], clean[k : k + 2], 0) for k in (0, 2)]
+    torch.testing.assert_close(sum(parts) / 2, whole)
+
+
 def test_pixelwise_noise_is_a_mixture():
     torch.manual_seed(0)
     noise = gradnet.add_pixelwise_noise(torch.full((1, 3, 200, 200), 0.5)) - 0.5
@@ -356,6 +366,13 @@ def test_naive_images_are_computed_once(tmp_path):
     naive.recall(denoiser, noisy, sigma + 0.1, tmp_path)
     naive.recall(denoiser, noisy.flip(0)[:1], sigma.flip(0)[:1], tmp_path)
     assert len(denoiser.calls) == 6
+
+
+def test_naive_images_of_other_filters_are_others(tmp_path):
+    noisy = torch.rand(1, 3, 9, 9)
+    for size in (3, 5):
+        median = repro.build("median", window=size)
+        torch.testing.assert_close(naive.recall(median, noisy, None, tmp_path), median(noisy), atol=5e-4, rtol=0)
 
 
 def test_training_with_a_slow_filter_uses_the_cache(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """ScaoedNet: the authors' arithmetic, parameters and operations, stages, switches, objectives."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -227,6 +228,17 @@ def test_channels_last_and_bfloat16():
     assert (rough.float() - expected).abs().mean() < 0.03 * expected.std()
     rough.float().square().mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in like.parameters() if parameter.grad is not None)
+
+
+def test_xavier_is_the_authors_and_the_framework_may_be_left_alone():
+    torch.manual_seed(0)
+    layer = (3 * 4, 64, 9)  # the convolution that encodes: [64, 12, 3, 3]
+    limits = {"xavier": math.sqrt(6 / (9 * (12 + 64))), "default": 1 / math.sqrt(9 * 12)}
+    for initialisation, limit in limits.items():
+        encode = repro.build("scaoednet", initialisation=initialisation, stages=1, blocks=1).encode
+        assert encode.weight.numel() == math.prod(layer)
+        assert 0.99 * limit < encode.weight.abs().max() <= limit
+        assert bool(encode.bias.any()) == (initialisation == "default")
 
 
 @pytest.mark.parametrize(

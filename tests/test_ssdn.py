@@ -717,6 +717,8 @@ def test_a_range_of_levels_is_drawn_per_image_and_told(noise, level, measure):
     (told,) = told.values()
     torch.testing.assert_close(measure(noisy - clean), told, rtol=0.05, atol=0)
     assert told.unique().numel() == 8
+    low, high = (end / 255 if noise == "gaussian" else end for end in level)  # sigma is told in units of [0, 1]
+    assert low <= told.min() and told.max() <= high
 
 
 @pytest.mark.parametrize("name", ["n2c", "n2v"])

@@ -771,6 +771,26 @@ def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
     assert rows[-1]["step"] == 12 and 900 <= rows[-1]["seconds"] < 1000
 
 
+def test_other_threads_are_said_to_give_other_bits(tmp_path, monkeypatch, capsys):
+    folder, config = tmp_path / "run", replace(TINY, steps=2)
+    train(config, folder, progress=quiet)
+    (folder / "weights.safetensors").unlink()
+    train(config, folder, progress=quiet)
+    assert "bit-identical" not in capsys.readouterr().err
+    (folder / "weights.safetensors").unlink()
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    train(config, folder, progress=quiet)
+    said = capsys.readouterr().err
+    assert f"resuming with {threads + 1} threads what ran with {threads}: the weights will not be bit-identical" in said
+
+
+def test_the_optimiser_has_the_configurations_settings(tmp_path):
+    config = replace(TINY, betas=(0.8, 0.9), eps=0.1, weight_decay=0.3)
+    (group,) = run_without_files(config, tmp_path).optimiser.param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 0.1, 0.3)
+
+
 def test_draws_depend_on_seed_step_and_process(tmp_path):
     drawn = []
     for seed, step, rank in product((0, 1), repeat=3):
