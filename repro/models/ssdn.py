@@ -651,6 +651,7 @@ def n2v_port(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
     return F.mse_loss(*(_pick(image, masked) for image in (net(hidden), target)))
 
 
+OBJECTIVES = (blindspot, n2c, n2n, n2v, n2v_port)
 BOX = 8  # one hidden pixel in each box of 8 x 8: 1.56 %, 64 of a patch of 64 x 64
 RADIUS = 2  # of the neighbourhood, 5 x 5
 
@@ -747,13 +748,21 @@ def check_training(sizes: NoiseSizes, loss: str, sigma_range_255: tuple[float, f
 
     ``clip``: whether the loop's noise is clipped, as rounding to 8 bits does, too.
     """
+    draws = loss in (objective.__name__ for objective in OBJECTIVES)  # the losses of every network draw nothing
+    if sizes.noise != "gaussian" and not draws:
+        others = ", ".join(objective.__name__ for objective in OBJECTIVES)
+        raise ReproError(
+            f"The loss {loss} sees the training loop's Gaussian noise, and the network is for {sizes.noise} noise, "
+            f"which is drawn by {others}."
+        )
     if sizes.level is None:
         return
-    drawn_here = sizes.noise != "gaussian" or sizes.level_range[0] != sizes.level_range[1]
+    drawn_here = draws and (sizes.noise != "gaussian" or sizes.level_range[0] != sizes.level_range[1])
     if not drawn_here and sizes.level_range != sigma_range_255:
-        low, high = sigma_range_255
-        trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        raise ReproError(f"The network is told of noise of level {sizes.level:g}, and would be trained on {trained}.")
+        told, trained = (
+            f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in (sizes.level_range, sigma_range_255)
+        )
+        raise ReproError(f"The network is told of noise of level {told}, and would be trained on {trained}.")
     if clip and (drawn_here or loss in ("n2n", "n2v_port")):
         raise ReproError(f"The objective {loss} draws noise of its own here, which is never clipped.")
 
