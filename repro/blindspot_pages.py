@@ -157,7 +157,12 @@ def describe_speed(study: Study) -> str:
                 else "in real time they cannot be compared: the runs are of different machines."
             )
         )
-    return "Is SSDN faster than N2V in real time? The report calls it unclear.\n\n" + "\n".join(lines)
+    return (
+        "Is SSDN faster than N2V in real time? The report calls it unclear.\n\n"
+        + "\n".join(lines)
+        + "\n\nThat is of one seed each, at the one level that both reach; where two curves cross, it decides nothing: "
+        "{doc}`the ledger <ledger>` looks at every moment while both train."
+    )
 
 
 def _faster(ratio: float) -> str:

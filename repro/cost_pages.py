@@ -3,6 +3,7 @@
 from functools import cache
 from html import escape
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -94,7 +95,7 @@ def describe_real(study: Study) -> str:
     Of networks trained here those that were measured on every set for testing: the ablations, measured on two, are
     compared in their own chapter.
     """
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, list[float]]] = {}  # a value for each seed
     noisy: dict[str, str] = {}
     tests = {name for name in REAL if catalog.find(name).role.startswith("test")}
     for record in study.records:
@@ -104,24 +105,39 @@ def describe_real(study: Study) -> str:
             added = (about["sigma_255"], about.get("events"), about.get("alpha"))
             if about["dataset"] in REAL and added == (None, None, None) and not about["limit"]:
                 name = _name_network(record) + (", self-ensemble" if about.get("ensemble") else "")
-                rows.setdefault(name, {})[about["dataset"]] = f"{about['psnr_db']:.2f}"
+                rows.setdefault(name, {}).setdefault(about["dataset"], []).append(about["psnr_db"])
                 noisy[about["dataset"]] = f"{about['psnr_noisy_db']:.2f}"
     if not rows:
         return "No network is scored on real noise yet; `repro campaign --only '*-real*'` does it."
     sets = {name: catalog.find(name) for name in REAL}
     table = {"network": ["as taken", *map(escape, rows)]}
     for name in sets:
-        table[name] = [noisy.get(name, "–"), *(row.get(name, "–") for row in rows.values())]
+        means = (f"{fmean(row[name]):.2f}" if name in row else "–" for row in rows.values())
+        table[name] = [noisy.get(name, "–"), *means]
     counts = ", ".join(f"{name} {entry.images}" for name, entry in sets.items())
     return pages.render_rows(f"Mean PSNR in dB on photographs, real noise, level not told. Images: {counts}", table)
 
 
 def _name_network(record: Record) -> str:
-    titles = {"dncnn": "DnCNN, blind", "ffdnet": "FFDNet", "pd": "PD", "bm3d": "CBM3D", "scaoednet": "ScaoedNet"}
-    title = titles.get(record["method"], record["method"])
+    title = METHODS.get(record["method"], record["method"])
+    title += ", blind" if record["method"] == "dncnn" and not record["steps"] else ""
     variant = "" if record["variant"] == "full" else f", {record['variant']}"
     budget = f", trained at the {record['budget']} budget" if record["steps"] else ""
     return title + variant + budget
+
+
+METHODS = {
+    "bm3d": "CBM3D",
+    "dncnn": "DnCNN",
+    "ffdnet": "FFDNet",
+    "gradnet": "GradNet",
+    "gradnet-impl": "GradNet of the slides",
+    "pd": "PD",
+    "sadnet": "SADNet",
+    "scaoednet": "ScaoedNet",
+    "ssdn": "SSDN",
+    "unet": "U-Net",
+}
 
 
 def describe_weights() -> str:
@@ -165,7 +181,10 @@ def _summarise_reasons(claims: pd.DataFrame) -> str:
     closed = claims["dataset"].isin(CLOSED) | (claims["dataset"] == "SIDD")
     sets = ", ".join(sorted(set(claims.loc[closed, "dataset"])))
     reasons = [f"{sets}: cannot be scored here."] if sets else []
-    return " ".join([*reasons, *dict.fromkeys(claims.loc[~closed, "reason"])])
+    for reason, alike in claims[~closed].groupby("reason", sort=False):
+        images = "; ".join(dict.fromkeys(_images(claim) for _, claim in alike.iterrows()))
+        reasons.append(f"{images}: {reason}")
+    return " ".join(reasons)
 
 
 # --- counts and times --------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ SUSPECTS = {
     "gradnet-naive-residual": ("gradnet-naive", "learns the noise"),
     "gradnet-naive-clipped": ("gradnet-naive-image-level", "clipped in training"),
     "gradnet-naive-pixel-level": ("gradnet-naive-clipped", "level for every value"),
-    "gradnet-noisy": ("gradnet-none", "fusion, of what is there anyway"),
+    "gradnet-noisy": ("gradnet-none", "fusion, of what is there anyway; a larger network"),
     "gradnet-dncnn": ("gradnet-noisy", "a denoised gradient"),
     "gradnet-mskresnet": ("gradnet-noisy", "a denoised gradient"),
     "gradnet-add": ("gradnet-dncnn", "addition"),
@@ -40,6 +40,7 @@ SUSPECTS = {
     "gradnet-impl-noisy": ("gradnet-impl-dncnn", "the noisy image's gradient"),
     "gradnet-impl-bm3d": ("gradnet-impl-dncnn", "BM3D's gradient"),
 }
+READERS = ("gradnet-dncnn", "gradnet-impl-dncnn")  # of both forms one, trained with the gradient that it is used with
 REAL = ("cc15", "nam25", "sidd_samples")  # photographs of other sets than those that are trained on
 CROP = 160  # side of the pictures of the classical line, in pixels
 SIGMA_255 = 25
@@ -104,9 +105,9 @@ def describe_findings(study: Study) -> str:
     telling = sorted((e for e in effects if e[0].sign), key=lambda effect: -abs(effect[0].mean))
     if telling:
         each = "; ".join(f"{change} (`{name}`), {paired.signed()} dB" for paired, change, name in telling[:4])
-        tried = f"Of {len(effects)} changes that were tried one at a time"
-        found.append(f"{tried}, these weigh most at sigma 50: {each}.")
-    for record in (group.first for group in study.groups if group.first.gradients is not None):
+        tried = f"Of {len(effects)} steps from a network to its neighbour"
+        found.append(f"{tried}, these change most at sigma 50: {each}.")
+    for record in (groups[name].first for name in READERS if name in groups):
         at = record.gradients[record.gradients["sigma_255"] == LEVELS[1]]
         by_kind = at.pivot(index="image", columns="gradient", values="psnr_db")
         if {"own", "zero", "bm3d"} <= set(by_kind):
@@ -173,22 +174,26 @@ def describe_gradients(study: Study) -> str:
     measured = [group.first for group in study.groups if group.first.gradients is not None]
     body, losses = "", []
     for record in measured:
-        summary = gradients.summarise(record.gradients)
+        # What a network was trained with: its own naive denoiser's gradient, or the clean image's.
+        reference = "clean" if record.settings["loss"] == "oracle" else "own"
+        summary = gradients.summarise(record.gradients, reference)
         for level, rows in summary.groupby("sigma_255"):
             changes = {row.gradient: f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()}
             at = record.gradients[record.gradients["sigma_255"] == level]
-            own = at.loc[at["gradient"] == "own", "psnr_db"].mean()
-            told = [changes.get(kind, "") for kind in gradients.KINDS[1:]]
-            cells = [record["experiment"], f"{level:g}", f"{own:.2f}", *told]
+            reached = at.loc[at["gradient"] == reference, "psnr_db"].mean()
+            told = ["as trained" if kind == reference else changes.get(kind, "") for kind in gradients.KINDS[1:]]
+            cells = [record["experiment"], f"{level:g}", f"{reached:.2f}", *told]
             body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        own = record.gradients[record.gradients["gradient"] == "own"]
-        loss, shown = own[["gradient_loss", "gradient_loss_displayed"]].mean()
+        usual = record.gradients[record.gradients["gradient"] == reference]
+        loss, shown = usual[["gradient_loss", "gradient_loss_displayed"]].mean()
         losses.append(f"{record['experiment']}: {loss:.3f}, shown as {shown:.4f}")
     if not body:
         return NONE_EXCHANGED
-    head = ("network", "sigma", "PSNR with its own", *gradients.KINDS[1:])
+    head = ("network", "sigma", "PSNR as trained", *gradients.KINDS[1:])
     where = f"central {gradients.SIDE}x{gradients.SIDE} pixels of the photographs of Kodak24"
-    table = _table(f"Change of PSNR in dB against the network's own gradient, with 95 % intervals; {where}", head, body)
+    table = _table(
+        f"Change of PSNR in dB by another gradient than the trained one, with 95 % intervals; {where}", head, body
+    )
     return (
         f"{table}\n\nThe mean gradient loss, and what is left of it after a second division by 48: {'; '.join(losses)}."
     )

@@ -73,13 +73,13 @@ def measure(
     return pd.DataFrame(rows)
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """What each kind of gradient changes against the network's own, in dB, image by image, with 95 % intervals."""
+def summarise(table: pd.DataFrame, reference: str = "own") -> pd.DataFrame:
+    """What each kind of gradient changes against a ``reference``, in dB, image by image, with 95 % intervals."""
     rows = []
     for level, group in table.groupby("sigma_255"):
         by_kind = group.pivot(index="image", columns="gradient", values="psnr_db")
-        for kind in (kind for kind in KINDS if kind in by_kind and kind != "own"):
-            paired = compare(by_kind[kind], by_kind["own"])
+        for kind in (kind for kind in KINDS if kind in by_kind and kind != reference):
+            paired = compare(by_kind[kind], by_kind[reference])
             facts = {"mean": paired.mean, "low": paired.low, "high": paired.high}
             rows.append({"sigma_255": level, "gradient": kind, **facts})
     return pd.DataFrame(rows)

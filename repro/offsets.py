@@ -310,6 +310,17 @@ CLAIMS = {
     "near when fine": "001-direction-fine-scale-stays-near",
 }
 """Statements of :func:`summarise` and the rows of ``results/claims.csv`` that they test."""
+QUANTITIES = {
+    "even where smooth": "Anisotropy (0 to 1) in smooth regions minus that at edges",
+    "along edges": "Alignment with the edge (-1 to 1) minus that of shuffled offsets",
+    "on similar texture": "Contrast of what is sampled at edges (gray levels of 1) minus that of shuffled offsets",
+    "farther when coarse": (
+        "Mean radius in pixels minus that of the next finer scale, half of which is by construction, so that this can "
+        "hardly fail"
+    ),
+    "near when fine": "Mean radius in pixels minus that of a plain kernel one scale coarser",
+}
+"""What :func:`summarise` gives for each of them."""
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

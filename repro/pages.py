@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro import files, plots
+from repro import files
 from repro.notebooks import render_table
 from repro.study import claims as ledger
 from repro.study import experiments, tables, verdicts
@@ -45,7 +45,7 @@ def write_all(folder: Path) -> None:
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
         "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
-        "sadnet_curve": lambda: describe_curves(study, folder),
+        "sadnet_curve": lambda: sadnet_pages.describe_curves(study, folder),
         "sadnet_budget": lambda: describe_budgets(study, "sadnet"),
         "ssdn_budget": lambda: describe_budgets(study, "ssdn", "unet"),
         "gradnet_budget": lambda: describe_budgets(study, "gradnet", "gradnet-impl", "dncnn"),
@@ -191,11 +191,12 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
         )
     reason = paper["reason"].removeprefix(f"{paper['ours']:.2f} dB, ")
     beside = ledger.find(settled, source="001", metric="ordering", dataset="Kodak24", colour="rgb", sigma_255=50)
+    beside = beside[beside["variant"].str.startswith("over ")]  # others are between states of the ablation study
     behind = beside[(beside["word"] == NOT_REPRODUCED) & beside["difference"].notna()]
     names = [variant.removeprefix("over ") for variant in behind["variant"]]
     differences = [f"{difference:+.2f} dB" for difference in behind["difference"]]
     also = (
-        f" The paper's network is ahead of {' and '.join(names)}, too; this one is not ({' and '.join(differences)}, "
+        f" The paper's network is ahead of {_enumerate(names)}, too; this one is not ({_enumerate(differences)}, "
         "image by image)."
     )
     return (
@@ -203,6 +204,11 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
         f"`{paper['budget']}` budget, on noise that is neither clipped nor rounded as the authors' is: "
         f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}{also if names else ''}"
     )
+
+
+def _enumerate(words: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def describe_result(settled: pd.DataFrame, study: Study) -> str:
@@ -256,30 +262,6 @@ def describe_costs(settled: pd.DataFrame) -> str:
         for _, claim in rows.iterrows()
     ]
     return "\n".join(items)
-
-
-def describe_curves(study: Study, folder: Path) -> str:
-    """The learning curves of SADNet's colour runs at sigma 50, as a picture."""
-    runs = [
-        record
-        for record in study.records
-        if (record["method"], record["colour"], record["sigma_255"]) == ("sadnet", "rgb", 50)
-        and record["budget"] != "smoke"
-        and record.curve is not None
-    ]
-    if not runs:
-        return "No run is finished yet, so there is no curve to show."
-    runs = sorted(runs, key=lambda record: -record["steps"])[:6]
-    curves = {record.name: record.curve for record in runs}
-    plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
-    ends = {name: curve["psnr_db"].dropna().iloc[-1] for name, curve in curves.items()}
-    best = max(ends, key=ends.get)
-    alt = f"Learning curves of {len(curves)} runs; {best} ends highest, at {ends[best]:.2f} dB."
-    return (
-        f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
-        "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
-        "training, in some of which the machine did other work too."
-    )
 
 
 def describe_budgets(study: Study, *methods: str) -> str:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
+from statistics import fmean
 
+from repro import plots
 from repro.pages import render_rows
 from repro.study.experiments import Experiment
 from repro.study.records import Record
 from repro.study.statistics import compare
-from repro.study.verdicts import Study
+from repro.study.verdicts import Group, Study
 
 REFERENCE = "ablation-full"
 ON = "kodak24-50"
@@ -15,19 +18,16 @@ ON = "kodak24-50"
 
 def describe_parts(study: Study) -> str:
     """Each short run of another network than the reference, and its difference to it, image by image."""
-    return _describe(study, "What the parts of the network are worth", lambda e, r: e.sizes != r.sizes)
+    caption = "What the parts of the network are worth, after the same number of steps"
+    return _describe(study, caption, lambda e, r: e.sizes != r.sizes)
 
 
 def describe_recipes(study: Study) -> str:
     """Each short run of the reference's network, trained otherwise; what is best is told by the validation images."""
-    table = _describe(study, "What was tried in training", lambda e, r: e.sizes == r.sizes)
-    reference = _reference(study)
-    reached = {
-        e.name: _validate(r)
-        for e, r in _pair_up(study)
-        # Validation is in the noise of the training: clipped noise is another task.
-        if r is not None and e.sizes == reference.sizes and e.train["clip"] == reference.train["clip"]
-    }
+    table = _describe(
+        study, "What was tried in training, for about the same arithmetic", lambda e, r: e.sizes == r.sizes
+    )
+    reached = _compare_recipes(study)
     if len(reached) < 2 or REFERENCE not in reached:
         return table
     best = max(reached, key=reached.get)
@@ -37,28 +37,69 @@ def describe_recipes(study: Study) -> str:
     return f"{table}\n\nBy the photographs that are kept out of training, {verdict}. Kodak24 has no say in this."
 
 
+def _compare_recipes(study: Study) -> dict[str, float]:
+    """What each short run of the reference's network reached on the photographs kept out of training, in dB."""
+    reference = _reference(study)
+    return {
+        experiment.name: _validate(group)
+        for experiment, group in _pair_up(study)
+        # Validation is in the noise of the training: clipped noise is another task.
+        if group is not None
+        and experiment.sizes == reference.sizes
+        and experiment.train["clip"] == reference.train["clip"]
+    }
+
+
+def describe_curves(study: Study, folder: Path) -> str:
+    """The learning curves of SADNet's colour runs at sigma 50, as a picture: of the short ones the reference and the
+    best."""
+    short = {experiment.name for experiment, _ in _pair_up(study)}
+    reached = _compare_recipes(study)
+    kept = {REFERENCE, max(reached, key=reached.get, default="")}
+    runs = [
+        group.first
+        for group in study.groups
+        if (group.first["method"], group.first["colour"], group.first["sigma_255"]) == ("sadnet", "rgb", 50)
+        and group.first.curve is not None
+        and (group.first["experiment"] not in short or group.first["experiment"] in kept)
+    ]
+    if not runs:
+        return "No run is finished yet, so there is no curve to show."
+    curves = {record.name: record.curve for record in runs}
+    plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
+    ends = {name: curve["psnr_db"].dropna().iloc[-1] for name, curve in curves.items()}
+    best = max(ends, key=ends.get)
+    alt = f"Learning curves of {len(curves)} runs; {best} ends highest, at {ends[best]:.2f} dB."
+    return (
+        f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
+        "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
+        "training, in some of which the machine did other work too. Of the short runs, the reference and the recipe "
+        "that ends highest."
+    )
+
+
 def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experiment], bool]) -> str:
     reference = _reference(study)
     runs = _pair_up(study)
-    neighbour = next(record for experiment, record in runs if experiment is reference)
+    neighbour = next(group for experiment, group in runs if experiment is reference)
     columns: dict[str, list[str]] = {
         name: [] for name in ("run", "training", "minutes", "validation, dB", "Kodak24, dB", "against the reference")
     }
     waiting = []
-    for experiment, record in runs:
+    for experiment, group in runs:
         if experiment is not reference and not belongs(experiment, reference):
             continue
-        if record is None:
+        if group is None:
             waiting.append(f"`{experiment.name}`")
             continue
         difference = "–"
-        if record is not neighbour and neighbour is not None:
-            paired = compare(record.per_image(ON), neighbour.per_image(ON))
+        if group is not neighbour and neighbour is not None:
+            paired = compare(group.per_image(ON), neighbour.per_image(ON))
             difference = f"{paired.mean:+.2f} ({paired.low:+.2f} to {paired.high:+.2f})"
         cells = (
-            f"<code>{escape(experiment.name)}</code> {escape(experiment.why)}", _name_training(record),
-            f"{record['seconds'] / 60:.0f}", f"{_validate(record):.2f}",
-            f"{record.per_image(ON).mean():.2f}", difference,
+            f"<code>{escape(experiment.name)}</code> {escape(experiment.why)}", _name_training(group.first),
+            f"{group.first['seconds'] / 60:.0f}", f"{_validate(group):.2f}",
+            f"{group.per_image(ON).mean():.2f}", difference,
         )  # fmt: skip
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
@@ -66,9 +107,8 @@ def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experim
     if not columns["run"]:
         return told
     caption += (
-        ": all for about the same arithmetic on one thread. Colour, sigma 50; validation on photographs kept out of "
-        "training; Kodak24 with noise that is not clipped, differences image by image with 95 % intervals; minutes "
-        "with whatever else the machine was doing"
+        ". Colour, sigma 50, one thread; validation on photographs kept out of training; Kodak24 with noise that is "
+        "not clipped, differences image by image with 95 % intervals; minutes with whatever else the machine was doing"
     )
     return f"{render_rows(caption, columns)}\n\n{told}"
 
@@ -77,9 +117,9 @@ def _reference(study: Study) -> Experiment:
     return next(experiment for experiment in study.experiments if experiment.name == REFERENCE)
 
 
-def _pair_up(study: Study) -> list[tuple[Experiment, Record | None]]:
-    """The short runs of the list, the reference first, each with its first seed's record or None."""
-    records = {group.first["experiment"]: group.first for group in study.groups}
+def _pair_up(study: Study) -> list[tuple[Experiment, Group | None]]:
+    """The short runs of the list, the reference first, each with its seeds' records or None."""
+    groups = {group.first["experiment"]: group for group in study.groups}
     reference = _reference(study)
     about = ("method", "colour", "sigma_255", "budget", "data")
     short = [
@@ -89,12 +129,12 @@ def _pair_up(study: Study) -> list[tuple[Experiment, Record | None]]:
         and experiment.train["steps"] <= reference.train["steps"]
     ]
     short.sort(key=lambda experiment: experiment is not reference)
-    return [(experiment, records.get(experiment.name)) for experiment in short]
+    return [(experiment, groups.get(experiment.name)) for experiment in short]
 
 
-def _validate(record: Record) -> float:
-    """PSNR in dB on the validation photographs at the end of training."""
-    return float(record.curve["psnr_db"].dropna().iloc[-1])
+def _validate(group: Group) -> float:
+    """PSNR in dB on the validation photographs at the end of training, the mean over the seeds."""
+    return fmean(record.curve["psnr_db"].dropna().iloc[-1] for record in group.records)
 
 
 def _name_training(record: Record) -> str:

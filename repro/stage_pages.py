@@ -20,8 +20,9 @@ from repro.models.scaoednet import Estimate, ScaoedNet
 from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
 from repro.study.records import Record
+from repro.study.scaoednet import of_last_stage
 from repro.study.statistics import compare
-from repro.study.verdicts import Study
+from repro.study.verdicts import Group, Study
 
 NOT_YET = "No ScaoedNet is trained yet; `repro campaign --only 'scaoednet-*'` runs the experiments that are listed."
 BATCH, PATCH = 16, 64
@@ -165,26 +166,24 @@ REAL = ("cc15", "nam25")
 
 def describe_parts(study: Study) -> str:
     """What every part is worth: each experiment's last stage, and its difference to the neighbour, image by image."""
-    measured = {
-        group.first["experiment"]: group.first for group in study.groups if group.first["method"] == "scaoednet"
-    }
+    groups = {group.first["experiment"]: group for group in study.groups if group.first["method"] == "scaoednet"}
     body, waiting = "", []
     for experiment in study.experiments:
         if experiment.method != "scaoednet" or experiment.budget != "cpu":
             continue
-        record = measured.get(experiment.name)
-        if record is None:
+        group = groups.get(experiment.name)
+        if group is None:
             waiting.append(f"`{experiment.name}`")
             continue
-        neighbour = measured.get(NEIGHBOURS.get(experiment.name, ""))
+        neighbour = groups.get(NEIGHBOURS.get(experiment.name, ""))
         cells = [experiment.variant]
         for column, digits in (("psnr_db", 2), ("noise_map_l1_255", 2)):
-            own, other = _of_last_stage(record, column), _of_last_stage(neighbour, column)
+            own, other = (_find_last_stage(side, column) for side in (group, neighbour))
             cells.append("not measured" if own is None else f"{own.mean():.{digits}f}")
             cells.append(_show_difference(own, other, digits))
         for dataset in REAL:
-            evaluations = {about["name"]: about for about in record["evaluations"]}
-            cells.append(f"{evaluations[dataset]['psnr_db']:.2f}" if dataset in evaluations else "")
+            scored = dataset in {about["name"] for about in group.first["evaluations"]}
+            cells.append(f"{group.per_image(dataset).mean():.2f}" if scored else "")
         body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
     if not body:
         return NOT_YET
@@ -200,15 +199,15 @@ def describe_parts(study: Study) -> str:
 
 def describe_real(study: Study) -> str:
     """What pairs of real photographs in training are worth on those of other sets, and both against doing nothing."""
-    found = {group.first["experiment"]: group.first for group in study.groups}
+    found = {group.first["experiment"]: group for group in study.groups}
     with_pairs, without = (found.get(f"scaoednet-{name}") for name in ("real", "stages-3"))
     if with_pairs is None or without is None:
         return NOT_YET
-    names = [about["name"] for about in with_pairs["evaluations"]]
+    names = [about["name"] for about in with_pairs.first["evaluations"]]
     lines = []
-    for about in without["evaluations"]:
+    for about in without.first["evaluations"]:
         if about["sigma_255"] is None and about["name"] in names:
-            own, other = (record.per_image(about["name"]) for record in (with_pairs, without))
+            own, other = (group.per_image(about["name"]) for group in (with_pairs, without))
             lines.append(
                 f"- {about['dataset']}: {compare(own, other).signed()} dB, to {own.mean():.2f} dB; the photographs as "
                 f"they are have {about['psnr_noisy_db']:.2f} dB."
@@ -216,11 +215,8 @@ def describe_real(study: Study) -> str:
     return "What pairs in training change on photographs of other sets, with 95 % intervals:\n\n" + "\n".join(lines)
 
 
-def _of_last_stage(record: Record | None, column: str) -> pd.Series | None:
-    table = None if record is None else record.stages
-    if table is None:
-        return None
-    return table[table["stage"] == table["stage"].max()].set_index("image")[column]
+def _find_last_stage(group: Group | None, column: str) -> pd.Series | None:
+    return None if group is None or group.first.stages is None else of_last_stage(group, column)
 
 
 def _show_difference(own: pd.Series | None, other: pd.Series | None, digits: int) -> str:

@@ -27,6 +27,7 @@ from repro import offsets, plots, weights
 from repro.data import catalog, noise, realistic
 from repro.evaluate import denoise
 from repro.metrics import psnr_db
+from repro.models import model_class
 from repro.models.base import Denoiser
 from repro.notebooks import choose_network
 from repro.study import experiments
@@ -128,11 +129,11 @@ def collect_versions() -> list[Shown]:
         if not shown and not networks:  # before anything is published
             net, remark = choose_network()
             chosen = [("SADNet", net, remark.replace("**", "").rstrip("."))]
-        elif set(networks) <= {version.name for version in shown}:
+        elif {_name_method(*network) for network in networks.items()} <= {version.name for version in shown}:
             continue  # a second level is for methods that know no other
         else:
             chosen = [
-                (name, weights.load(experiment.name), describe_training(experiment))
+                (_name_method(name, experiment), weights.load(experiment.name), describe_training(experiment))
                 for name, experiment in networks.items()
             ]
         noisy = _cut(noise.fixed_gaussian_noise(photograph, PHOTOGRAPH, level_255))
@@ -183,7 +184,23 @@ def describe_training(experiment: Experiment) -> str:
         noise_seen = f"sigma {low:g}"
     else:
         noise_seen = f"sigma {low:g} to {high:g}"
-    return f"`{experiment.name}`, trained for {noise_seen} at the `{experiment.budget}` budget"
+    told = f"`{experiment.name}`, trained for {noise_seen} at the `{experiment.budget}` budget"
+    width, published = _read_widths(experiment)
+    narrow = f", {width} channels wide where {published} are published" if width < published else ""
+    steps = (experiment.train or {}).get("steps")
+    return told + (f", {steps:,} steps" if steps else "") + narrow
+
+
+def _read_widths(experiment: Experiment) -> tuple[int, int]:
+    """Width of an experiment's network, and of the published one."""
+    published = model_class(experiment.method).Sizes().width
+    return experiment.sizes.get("width", published), published
+
+
+def _name_method(name: str, experiment: Experiment) -> str:
+    """What a picture is labelled with: the method, and whether its network is narrower than the published one."""
+    width, published = _read_widths(experiment)
+    return f"{name}, width {width} of {published}" if width < published else name
 
 
 def _run(net: Denoiser, noisy: Tensor, level_255: float) -> Tensor:

@@ -118,7 +118,12 @@ def test_methods_are_known_and_the_first_published_network_for_that_noise_stands
 
 def test_training_is_described_from_the_list():
     first = next(one for one in experiments.load() if one.name == "sadnet-colour-50")
-    assert viewers.describe_training(first) == "`sadnet-colour-50`, trained for sigma 50 at the `cpu` budget"
+    told = "`sadnet-colour-50`, trained for sigma 50 at the `cpu` budget, 10,000 steps"
+    assert viewers.describe_training(first) == told
+    assert viewers._name_method("SADNet", first) == "SADNet"
+    narrow = dataclasses.replace(first, sizes={"width": 16})
+    assert viewers.describe_training(narrow) == f"{told}, 16 channels wide where 32 are published"
+    assert viewers._name_method("SADNet", narrow) == "SADNet, width 16 of 32"
     ranged = dataclasses.replace(first, sigma_255=None, train={"sigma_255": [8, 64]})
     assert "trained for sigma 8 to 64" in viewers.describe_training(ranged)
 

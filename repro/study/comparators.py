@@ -71,21 +71,31 @@ def explain(method: str, claims: pd.DataFrame) -> str:
 
 def explain_claim(claim: pd.Series) -> str:
     """Why there is no score for one printed value of a compared method, on images that are here."""
+    if claim["method"] not in COMPARATORS:
+        return f"there is no record of {claim['method']} here"
+    absence = explain_absence(claim["method"], claim["colour"], claim["sigma_255"])
+    return absence or "no experiment of the list measures it"
+
+
+def explain_absence(method: str, colour: str, sigma: float) -> str:
+    """Why a compared method has no weights for a noise level (NaN: real noise) that could be scored here, as a part of
+    a sentence; empty where it has, where it needs none, and where nobody looked for them."""
     from repro.published import SOURCES
 
-    method, sigma = claim["method"], claim["sigma_255"]
     if method not in COMPARATORS:
-        return f"there is no record of {method} here"
+        return ""
     comparator = COMPARATORS[method]
     if comparator.reason:
         return f"{method} cannot be scored here: {comparator.reason}"
-    sources = [s for s in SOURCES.values() if (s.model, s.colour) == (comparator.model, claim["colour"]) and s.path]
+    sources = [s for s in SOURCES.values() if (s.model, s.colour) == (comparator.model, colour) and s.path]
     levels = sorted({source.sigma_255 for source in sources if source.sigma_255 is not None})
-    if levels and pd.notna(sigma) and sigma not in levels:
-        blind = f", and blind for levels up to {BLIND_UP_TO_255}" if len(sources) > len(levels) else ""
+    has_blind = len(sources) > len(levels)
+    if levels and pd.notna(sigma) and sigma not in levels and not (has_blind and sigma <= BLIND_UP_TO_255):
+        blind = f", and blind for levels up to {BLIND_UP_TO_255}" if has_blind else ""
         listed = ", ".join(f"{level:g}" for level in levels)
-        return f"{method}'s authors published {claim['colour']} weights for sigma {listed}{blind}, none for {sigma:g}"
-    return "no experiment of the list measures it"
+        kind = {"rgb": "colour", "gray": "gray"}[colour]
+        return f"{method}'s authors published {kind} weights for sigma {listed}{blind}, none for {sigma:g}"
+    return ""
 
 
 def explain_difference(claim: pd.Series, weights: str, about: dict) -> str:
@@ -95,6 +105,8 @@ def explain_difference(claim: pd.Series, weights: str, about: dict) -> str:
     """
     from repro.published import SOURCES
 
+    if claim["method"] in ("BM3D", "CBM3D"):
+        return "ours is the package that its authors published in 2020; with which program it was printed is not said"
     source, sigma = SOURCES.get(weights), claim["sigma_255"]
     if source is None:
         return ""

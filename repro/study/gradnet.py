@@ -204,9 +204,18 @@ def _settle_real_ordering(claim: pd.Series, study: Study) -> Verdict:
         return replace(verdict, reason=f"{SEEN[0].upper()}{SEEN[1:]}{after}.")
     first, second = (found[0] for found in groups)
     evaluation = first.first.find_evaluation(REAL_PHOTOGRAPHS, None)["name"]
+    verdict = _judge_on_other_photographs(claim, first, second, evaluation)
+    return replace(
+        verdict, reason=f"{verdict.reason} 003 measured on the folder that its networks had been trained on."
+    )
+
+
+def _judge_on_other_photographs(claim: pd.Series, first: Group, second: Group, evaluation: str) -> Verdict:
+    """Which is ahead on photographs that neither was trained on and that are not 003's: the direction at most."""
     verdict = verdicts.judge_ordering(claim, first, second, evaluation)
-    where = f"On {REAL_PHOTOGRAPHS}, which neither was trained on; 003 measured on the folder that it had trained on."
-    return replace(verdict, reason=f"{verdict.reason} {where}")
+    word = DIRECTION if verdict.word == REPRODUCED else verdict.word
+    where = f"On {REAL_PHOTOGRAPHS}, which neither was trained on, not on SIDD."
+    return replace(verdict, word=word, reason=f"{verdict.reason} {where}")
 
 
 # --- statements ---------------------------------------------------------------------------------------------------
@@ -276,10 +285,13 @@ def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
 
 def _settle_estimate(claim: pd.Series, study: Study) -> Verdict:
     """Five times the estimate against the estimate itself, on the real noise that is at hand."""
-    plain, times_5 = (study.find("bm3d", words, "rgb", "cc15", None) for words in ("estimated", "estimated, times 5"))
+    plain, times_5 = (
+        study.find("bm3d", words, "rgb", REAL_PHOTOGRAPHS, None) for words in ("estimated", "estimated, times 5")
+    )
     if not (plain and times_5):
         return verdicts.untested(claim, study, "BM3D with both levels has no record yet")
-    verdict = verdicts.judge_ordering(claim, times_5[0], plain[0], plain[0].first.find_evaluation("cc15", None)["name"])
+    evaluation = plain[0].first.find_evaluation(REAL_PHOTOGRAPHS, None)["name"]
+    verdict = _judge_on_other_photographs(claim, times_5[0], plain[0], evaluation)
     if not all(group.first.find_evaluation("sidd_samples", None) for group in (times_5[0], plain[0])):
         return verdict
     blocks = compare(times_5[0].per_image("sidd_samples"), plain[0].per_image("sidd_samples"))
@@ -386,7 +398,7 @@ def _settle_architecture(claim: pd.Series) -> Verdict:
     name = "dncnn" if claim["method"] == "DnCNN" else "gradnet-impl"
     found = LAYERS[claim["metric"], claim["variant"]](_build(name))
     word = REPRODUCED if found == claim["number"] else NOT_REPRODUCED
-    reason = f"The network that meets 003's code has {found:g}."
+    reason = f"The network that meets 003's code: {found:g}."
     return Verdict(claim["id"], word, reason, ours=float(found), evidence=f"repro.models.{name.partition('-')[0]}")
 
 

@@ -98,7 +98,7 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
         return verdicts.untested(claim, study, "there are no two networks that differ in this alone")
     one, other = found
     if of_map:  # the smaller error is the better one
-        paired = compare(_of_last_stage(other, "noise_map_l1_255"), _of_last_stage(one, "noise_map_l1_255"))
+        paired = compare(of_last_stage(other, "noise_map_l1_255"), of_last_stage(one, "noise_map_l1_255"))
     else:
         paired = _compare_images(one, other)
     unit = "gray levels by which the noise map comes nearer to the true one" if of_map else "dB"
@@ -238,12 +238,13 @@ def _of_stage(group: Group, stage: int, column: str) -> pd.Series:
     return pd.concat(columns, axis=1).mean(axis=1)
 
 
-def _of_last_stage(group: Group, column: str) -> pd.Series:
+def of_last_stage(group: Group, column: str) -> pd.Series:
+    """A value of the last stage per image, the mean over the seeds."""
     return _of_stage(group, _stages(group)[-1], column)
 
 
 def _compare_images(one: Group, other: Group) -> Interval:
-    return compare(_of_last_stage(one, "psnr_db"), _of_last_stage(other, "psnr_db"))
+    return compare(of_last_stage(one, "psnr_db"), of_last_stage(other, "psnr_db"))
 
 
 def _where(group: Group) -> str:
@@ -304,7 +305,7 @@ def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
 def _settle_size(claim: pd.Series, study: Study) -> Verdict:
     found = getattr(ScaoedNetSizes(), claim["metric"])
     word = REPRODUCED if found == claim["number"] else NOT_REPRODUCED
-    reason = f"The network that meets the authors' code has {found}."
+    reason = f"The network that meets the authors' code: {found:g}."
     return Verdict(claim["id"], word, reason, ours=float(found), evidence="repro.models.scaoednet")
 
 

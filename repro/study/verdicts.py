@@ -1,5 +1,5 @@
-"""From claims and records to verdicts, by rules that were fixed before any result was known (one came later:
-:mod:`repro.study.gradnet`).
+"""From claims and records to verdicts. The tolerances were fixed before any result was known, all but one
+(:mod:`repro.study.gradnet`); which rules were changed later, and to what effect, is said in book/protocol.md.
 
 A verdict is one of four words: reproduced, direction reproduced, not reproduced, not testable here. The
 rules:
@@ -109,8 +109,9 @@ class Group:
         return self.trained and self.budget != "paper"
 
     def command(self, evaluation: str) -> str:
-        """What measures the published network once more; where no weights are published, what trains it again."""
-        if not (files.results() / "weights" / f"{self.first.name}.safetensors").exists():
+        """What measures the published network once more; where no weights are published, or the result is a mean over
+        seeds, what trains it again."""
+        if len(self.records) > 1 or not (files.results() / "weights" / f"{self.first.name}.safetensors").exists():
             return self.first["command"]
         about = next(e for e in self.first["evaluations"] if e["name"] == evaluation)
         parts = [f"repro evaluate --model {self.first.name} --data {about['dataset']}"]
@@ -300,9 +301,16 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
                 beside = "full network" if _variant(claim) == "none" else "network without the three parts"
                 return untested(claim, study, f"the {beside}, trained by the same recipe, is not here to compare with")
         return judge_value(claim, groups[0], groups[0].first.find_evaluation(dataset, sigma)["name"], study)
+    untold = "no tolerance was fixed for this measure"
     if groups:
-        return untested(claim, study, "no tolerance was fixed for this measure", waits=False)
-    return untested(claim, study, why_not(claim, claim["method"]))
+        evaluation = groups[0].first.find_evaluation(dataset, sigma)["name"]
+        ours = float(groups[0].per_image(evaluation, claim["metric"]).mean())
+        facts = {"ours": ours, "difference": ours - claim["number"], "budget": groups[0].budget}
+        facts |= {"evidence": groups[0].names, "command": groups[0].command(evaluation)}
+        return replace(untested(claim, study, untold, waits=False), **facts)
+    waits = claim["metric"] == "psnr"  # of the other measures no experiment can say more
+    reason = why_not(claim, claim["method"])
+    return untested(claim, study, reason if waits or claim["id"] not in study.waiting else untold, waits)
 
 
 def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -> Verdict:
@@ -354,7 +362,7 @@ def judge_side(
     side = math.copysign(1, claim["number"] - classical["number"])
     if images is not None:
         paired = compare(*images)
-        return paired.sign == side, f"{paired.signed()} dB over {classical['method']}, image by image"
+        return paired.sign == side, f"{paired.signed()} dB against {classical['method']}, image by image"
     margin = ours - classical["number"]
     where = f"{abs(margin):.2f} dB {'above' if margin >= 0 else 'below'} the printed {classical['method']}"
     return side * margin > PSNR_TRAINED_HERE_DB, where
@@ -381,7 +389,8 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
         printed = ledger.find(study.claims, source="001", table="Table 1", variant=name)["number"].iloc[0]
         paired = compare(group.per_image(evaluation), counterpart.per_image(evaluation))
         side = math.copysign(1, claim["number"] - printed)
-        return paired.sign == side, f"{paired.signed()} dB against the state {name}, image by image"
+        beside = "the full network" if name == "full" else f"the state {name!r}"
+        return paired.sign == side, f"{paired.signed()} dB against {beside}, image by image"
     classical = CLASSICAL[claim["colour"]]
     column = ledger.find(
         study.claims, source="001", method=classical, dataset=claim["dataset"], colour=claim["colour"],
@@ -438,9 +447,11 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
             continue
         if ours[0] != other[0] or first.same_recipe(second):
             return judge_ordering(claim, first, second, evaluation)
-    if firsts and not seconds and claim["id"] not in study.waiting:  # another run of ours would settle nothing
+    if not seconds and ours[0] != other[0]:
         name = variant.split("over ")[-1]
-        return untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
+        if absence := comparators.explain_absence(name, claim["colour"], sigma):  # a run of ours would settle nothing
+            return untested(claim, study, absence, waits=False)
+        return untested(claim, study, f"there is no record of {name} at sigma {sigma:g} on {claim['dataset']} here")
     return untested(claim, study, f"there are no per-image results of both: {claim['method']} {variant}")
 
 
@@ -464,8 +475,10 @@ def _settle_over_on_real_noise(claim: pd.Series, study: Study) -> Verdict:
         about = about[:1].upper() + about[1:]
         word = DIRECTION if verdict.word == REPRODUCED else verdict.word
         return replace(verdict, word=word, reason=f"{verdict.reason} {about}.")
-    if firsts:  # another run of ours would settle nothing
-        return untested(claim, study, f"there is no record of {name} here to compare with", waits=False)
+    if not seconds:  # a run of ours would settle nothing
+        absence = comparators.explain_absence(name, claim["colour"], math.nan)
+        absence = absence or f"there is no record of {name} on the photographs of {claim['dataset']} here"
+        return untested(claim, study, absence, waits=False)
     return untested(claim, study, why_not(claim, claim["method"]))
 
 
@@ -558,8 +571,11 @@ def _settle_noise_removal(claim: pd.Series, study: Study) -> Verdict:
                 "high": gained.high,
                 "budget": group.budget,
             }
-            facts |= {"evidence": group.names, "command": group.first["command"]}
-            return by_sign(claim, gained, group.smaller, f"{gained.signed()} dB over the noisy images", facts)
+            facts |= {"evidence": group.names, "command": group.command(evaluation)}
+            about = next(e for e in known if e["name"] == evaluation)
+            at = f" at the {group.budget} budget" if group.smaller else ""
+            what = f"{gained.signed()} dB over the noisy images of {about['dataset']}{at}"
+            return by_sign(claim, gained, group.smaller, f"{what}{_describe_real_training(claim, group)}", facts)
     return untested(claim, study, "there is no record of a SADNet for this noise")
 
 
@@ -567,8 +583,10 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
     """The gain over a compared method at the highest noise level minus that at the lowest, image by image."""
     dataset = ledger.dataset_name(claim)
     names = ledger.find(study.claims, source="001", table="Table 3")["method"].unique()
-    for method in (METHODS.get(name, name.lower()) for name in names if name != "SADNet"):
-        gains = {}
+    for name in names:
+        method, gains = METHODS.get(name, name.lower()), {}
+        if name == "SADNet":
+            continue
         for sigma in (30.0, 70.0):
             ours = study.find("sadnet", "full", claim["colour"], dataset, sigma)
             other = study.find(method, "full", claim["colour"], dataset, sigma)
@@ -587,7 +605,7 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
                 "budget": group.budget,
             }
             facts |= {"evidence": group.names, "command": group.first["command"]}
-            what = f"The gain over {method} grows by {growth.signed()} dB from sigma 30 to 70"
+            what = f"The gain over {name} grows by {growth.signed()} dB from sigma 30 to 70"
             return by_sign(claim, growth, group.smaller, what, facts)
     return untested(claim, study, "it needs SADNet and one compared method at sigma 30 and 70")
 
@@ -604,14 +622,15 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
         rows = _summarise_offsets(group.first.folder)
         rows = rows[rows["claim"] == statement]
         shown = "; ".join(
-            f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}] at 1/{row.cell_px}" for row in rows.itertuples()
+            f"{row.mean:+.2g} [{row.low:+.2g}, {row.high:+.2g}] at 1/{row.cell_px}" for row in rows.itertuples()
         )
+        shown = f"{offsets.QUANTITIES[statement]}: {shown}"
         facts = {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
         if rows["holds"].all():
             word = DIRECTION if group.smaller else REPRODUCED
-            return Verdict(claim["id"], word, f"Holds at every scale: {shown}.", **facts)
+            return Verdict(claim["id"], word, f"Holds at every scale. {shown}.", **facts)
         count = int(rows["holds"].sum())
-        reason = f"Holds at {count} of {len(rows)} scales: {shown}."
+        reason = f"Holds at {count} of {len(rows)} scales. {shown}."
         return Verdict(claim["id"], NOT_REPRODUCED, reason, **facts)
     return untested(claim, study, "there is no network whose sampling points were measured")
 
@@ -678,6 +697,8 @@ def _settle_cost_ordering(claim: pd.Series, study: Study) -> Verdict:
     first, second = ((getattr(cost, what)) for cost in (ours, other))
     holds = first < second if relation == "below" else first > second
     reason = f"{first:,} {what} against {second:,}."
+    if relation == "above":  # "faster than ... with fewer parameters"
+        reason += " The other half of the sentence, which is faster, belongs to the authors' machine."
     facts = {"ours": first, "difference": first - second, "evidence": "repro.study.costs"}
     return Verdict(claim["id"], REPRODUCED if holds else NOT_REPRODUCED, reason, **facts)
 
@@ -716,7 +737,8 @@ def _settle_architecture(claim: pd.Series, study: Study) -> Verdict:
     if found is None:
         return untested(claim, study, "the network has no such part")
     same = found == claim["value"] if math.isnan(claim["number"]) else found == claim["number"]
-    reason = f"The network that meets the authors' code has {found}."
+    found_in = f"{found:g}" if isinstance(found, int | float) else str(found)
+    reason = f"The network that meets the authors' code: {found_in}."
     ours = float(found) if isinstance(found, int | float) else None
     word = REPRODUCED if same else NOT_REPRODUCED
     return Verdict(claim["id"], word, reason, ours=ours, evidence="repro.models.sadnet")
@@ -728,14 +750,15 @@ def _settle_protocol(claim: pd.Series, study: Study) -> Verdict:
     reason = "it is a choice, not an outcome"
     if claim["metric"] in FIELDS:
         used: dict[str, list[str]] = {}
-        for experiment in study.experiments:
+        own = [experiment for experiment in study.experiments if experiment.method == _method(claim)]
+        for experiment in sorted(own, key=lambda experiment: listing.BUDGETS.index(experiment.budget)):
             if experiment.train is not None and experiment.budget != "smoke":
                 value = FIELDS[claim["metric"]](experiment.train_config(experiment.seeds[0]))
                 if value is not None:
                     budgets = used.setdefault(f"{value:g}", [])
                     budgets += [experiment.budget] if experiment.budget not in budgets else []
         told = "; ".join(f"{value} ({', '.join(budgets)})" for value, budgets in used.items())
-        reason += f". The list's runs, by budget: {told}"
+        reason += f". The list's runs of {claim['method']}, by budget: {told}" if told else ""
     return untested(claim, study, reason, waits=False)
 
 

@@ -86,7 +86,8 @@ def test_sidd_is_said_to_be_the_training_folder():
         verdict = settled(claim)
         assert verdict.word == NOT_TESTABLE and "trained on" in verdict.reason and not verdict.waits_for
     verdict = settled("003-order-sidd-gradnet-dncnn-over-bm3d")
-    assert verdict.word == NOT_TESTABLE and "trained on" in verdict.reason and verdict.waits_for == "gradnet-real"
+    assert verdict.word == NOT_TESTABLE and "trained on" in verdict.reason
+    assert verdict.waits_for in ("gradnet-real", "bm3d-estimated-times-5")
     assert verdict.waits_for in verdict.reason
 
 
@@ -98,7 +99,7 @@ def test_what_is_ahead_on_sidd_is_tested_on_other_photographs(make_record, gain,
     ours = make_record("b", 35 + gain + WIGGLE + SPREAD, method="gradnet-impl", variant="DnCNN, real, width 16", **real)
     verdict = settled("003-order-sidd-gradnet-dncnn-over-dncnn", naive, ours)
     assert verdict.word == word and verdict.difference == pytest.approx(gain)
-    assert "On cc15, which neither was trained on; 003 measured on the folder" in verdict.reason
+    assert "On cc15, which neither was trained on, not on SIDD. 003 measured on the folder" in verdict.reason
     bm3d = make_record("c", 34 + SPREAD, method="bm3d", variant="estimated, times 5", steps=0, **real)
     assert settled("003-order-sidd-bm3d-over-dncnn", naive, bm3d).word == NOT_REPRODUCED
 
@@ -136,13 +137,14 @@ def test_the_gradient_loss_that_003_displays(make, dncnn, bm3d, word):
     assert f"{dncnn / 48:.1f} and {bm3d / 48:.1f} are left" in verdict.reason
 
 
-@pytest.mark.parametrize(("gain", "word"), [(0.5, REPRODUCED), (-0.5, NOT_REPRODUCED)])
+@pytest.mark.parametrize(("gain", "word"), [(0.5, DIRECTION), (-0.5, NOT_REPRODUCED)])
 def test_five_times_the_estimate_is_the_first_of_the_two(make_record, gain, word):
     real = {"method": "bm3d", "dataset": "cc15", "sigma_255": None, "steps": 0}
     plain = make_record("a", 35 + SPREAD, variant="estimated", **real)
     times_5 = make_record("b", 35 + gain + WIGGLE + SPREAD, variant="estimated, times 5", **real)
     verdict = settled("003-direction-estimate-times-5", plain, times_5)
     assert verdict.word == word and verdict.difference == pytest.approx(gain)
+    assert "On cc15" in verdict.reason and "not on SIDD" in verdict.reason
     assert settled("003-direction-estimate-times-5", plain).word == NOT_TESTABLE
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from repro import sadnet_pages
+from repro import pages, sadnet_pages
 from repro.study import claims, experiments
-from repro.study.verdicts import Study
+from repro.study.verdicts import Study, settle_all
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 SPREAD = np.linspace(-3, 3, 24)
@@ -60,3 +60,13 @@ def test_value_and_difference_are_of_one_evaluation(make_record):
     clipped["evaluations"].insert(0, first)
     text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, [reference, clipped]))
     assert "26.00" in text and "-2.00 (-2.00 to -2.00)" in text and "29.50" not in text
+
+
+def test_the_headline_names_the_methods_that_are_ahead_and_no_state_of_the_ablation_study(make_record):
+    ours = make_record("ours", 29.0 + SPREAD)
+    others = [make_record(name, 29.1 + SPREAD, method=name, steps=0, dataset="kodak24") for name in ("dncnn", "ffdnet")]
+    states = [make_record(f"s-{name}", 29.0 + SPREAD, variant=name) for name in ("none", "context")]
+    study = Study(LEDGER, EXPERIMENTS, [ours, *others, *states])
+    headline = pages.describe_headline(LEDGER.join(settle_all(study).drop(columns="id")), study)
+    assert "ahead of DnCNN and FFDNet, too; this one is not (-0.10 dB and -0.10 dB, image by image)" in headline
+    assert pages._enumerate(["a", "b", "c"]) == "a, b and c" and pages._enumerate(["a"]) == "a"

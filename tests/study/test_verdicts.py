@@ -58,6 +58,32 @@ def test_an_ordering_needs_an_interval_that_excludes_zero(make_record, gain, wor
     assert verdict.low <= verdict.difference <= verdict.high
 
 
+def test_an_ordering_waits_for_nothing_where_the_other_side_has_no_weights(make_record):
+    for name, why in (("memnet", "MemNet cannot be scored here"), ("rnan", "holds no weights")):
+        for found in ((), (make_record(f"ours-{name}", 29 + SPREAD),)):
+            verdict = settled(f"001-order-kodak24-50-over-{name}", *found)
+            assert verdict.word == NOT_TESTABLE and not verdict.waits_for and why in verdict.reason
+    assert "none for 70" in settled("001-order-kodak24-70-over-dncnn").reason
+    assert settled("001-order-kodak24-30-over-dncnn").waits_for, "its blind network is for that level, too"
+
+
+def test_a_mean_over_seeds_is_redone_by_training_them(make_record, tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    for seed in (0, 1):
+        (tmp_path / "weights" / f"x-seed{seed}.safetensors").touch()
+    monkeypatch.setattr(files, "results", lambda: tmp_path)
+    first, second = (make_record("x", PRINTED + SPREAD, seed=seed) for seed in (0, 1))
+    assert Group((first,)).command("kodak24-50").startswith("repro evaluate --model x-seed0")
+    assert Group((first, second)).command("kodak24-50") == "repro campaign --only x"
+
+
+def test_a_measure_without_a_tolerance_is_shown_and_not_judged(make_record):
+    ours = make_record("ours", 38 + SPREAD, dataset="nam25", sigma_255=None, pairs="polyu", ssim=0.97)
+    verdict = settled("001-t6-nam-sadnet-ssim", ours)
+    assert verdict.word == NOT_TESTABLE and verdict.ours == pytest.approx(0.97)
+    assert not settled("001-t6-nam-sadnet-ssim").waits_for
+
+
 def test_an_ordering_at_the_papers_budget_is_reproduced(make_record):
     ours = make_record("ours", 29.1 + SPREAD, budget="paper")
     other = make_record("other", 29 + SPREAD, method="ridnet", steps=0)
