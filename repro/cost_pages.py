@@ -183,7 +183,8 @@ def _summarise_reasons(claims: pd.DataFrame) -> str:
     reasons = [f"{sets}: cannot be scored here."] if sets else []
     for reason, alike in claims[~closed].groupby("reason", sort=False):
         images = "; ".join(dict.fromkeys(_images(claim) for _, claim in alike.iterrows()))
-        reasons.append(f"{images}: {reason}")
+        told = reason[0].lower() + reason[1:] if reason.startswith(("It ", "No ", "The ")) else reason
+        reasons.append(f"{images}: {told}")
     return " ".join(reasons)
 
 

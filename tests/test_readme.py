@@ -9,7 +9,7 @@ from repro import files, pages, readme
 from repro.cli import app
 from repro.errors import ReproError
 from repro.study import claims as ledger
-from repro.study import verdicts
+from repro.study import records, verdicts
 from repro.study.verdicts import WORDS
 
 README = files.root() / "README.md"
@@ -97,3 +97,16 @@ def test_its_picture_is_small_enough_for_a_page():
     path = files.root() / "book" / "_static" / "gallery.png"
     assert path.stat().st_size <= 300 * 1024
     assert Image.open(path).width <= 1200
+
+
+def test_sentences_about_gpus_are_true():
+    """They are typed; the first record of a GPU makes them false."""
+    sentences = {
+        "README.md": "no measurement on a GPU is on record yet",
+        "book/index.md": "none ran on a GPU so far",
+        "book/rerun.md": "No run on record has used a GPU yet",
+    }
+    none_ran = not any("NVIDIA" in record["device"] for record in records.load())
+    for name, sentence in sentences.items():
+        text = " ".join((README.parent / name).read_text(encoding="utf-8").split())
+        assert (sentence in text) == none_ran, f"{name}: {sentence!r}"

@@ -301,7 +301,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
                 beside = "full network" if _variant(claim) == "none" else "network without the three parts"
                 return untested(claim, study, f"the {beside}, trained by the same recipe, is not here to compare with")
         return judge_value(claim, groups[0], groups[0].first.find_evaluation(dataset, sigma)["name"], study)
-    untold = "no tolerance was fixed for this measure"
+    untold = f"no tolerance was fixed for {claim['metric'].upper()}"
     if groups:
         evaluation = groups[0].first.find_evaluation(dataset, sigma)["name"]
         ours = float(groups[0].per_image(evaluation, claim["metric"]).mean())
