@@ -13,6 +13,7 @@ formulas of :mod:`repro.offsets`.
 import base64
 import io
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -72,11 +73,15 @@ class Shown(NamedTuple):
 def show_comparison() -> str:
     """Two of many versions of a photograph under a divider: HTML, and a sentence that says what is seen."""
     shown = collect_versions()
-    networks = "; ".join(f"{_label(version, psnr=False)}: {version.remark}" for version in shown if version.remark)
+    networks = dict.fromkeys((version.name, version.remark) for version in shown if version.remark)
+    told = ((escape(name), re.sub("`(.*?)`", r"<code>\1</code>", escape(remark))) for name, remark in networks)
+    items = "".join(f"<li>{name}: {remark}</li>" for name, remark in told)
     return (
         f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
         "with scikit-image), with noise, after each published network that is for such noise, and without noise. PSNR "
-        f"is that of this part, computed before the pictures were stored as JPEG. {networks}."
+        "is that of this part, computed before the pictures were stored as JPEG. The networks differ in how long they "
+        "were trained and how wide they are, and are no ranking of the methods.\n\n"
+        f"<details><summary>The networks behind the pictures</summary><ul>{items}</ul></details>"
     )
 
 
@@ -200,7 +205,7 @@ def _read_widths(experiment: Experiment) -> tuple[int, int]:
 def _name_method(name: str, experiment: Experiment) -> str:
     """What a picture is labelled with: the method, and whether its network is narrower than the published one."""
     width, published = _read_widths(experiment)
-    return f"{name}, width {width} of {published}" if width < published else name
+    return f"{name} ({width}/{published} wide)" if width < published else name
 
 
 def _run(net: Denoiser, noisy: Tensor, level_255: float) -> Tensor:

@@ -123,7 +123,7 @@ def test_training_is_described_from_the_list():
     assert viewers._name_method("SADNet", first) == "SADNet"
     narrow = dataclasses.replace(first, sizes={"width": 16})
     assert viewers.describe_training(narrow) == f"{told}, 16 channels wide where 32 are published"
-    assert viewers._name_method("SADNet", narrow) == "SADNet, width 16 of 32"
+    assert viewers._name_method("SADNet", narrow) == "SADNet (16/32 wide)"
     ranged = dataclasses.replace(first, sigma_255=None, train={"sigma_255": [8, 64]})
     assert "trained for sigma 8 to 64" in viewers.describe_training(ranged)
 
