@@ -120,7 +120,7 @@ def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float
     """The network on [1, C, H, W], at once or tile by tile.
 
     Tiles begin at multiples of ``net.alignment``, where strided layers and padding fall as they do in the
-    whole.
+    whole. Their surroundings end in phase with the end of the whole, from which turned and mirrored views count.
     """
     height, width = image.shape[-2:]
     if tile is None:
@@ -138,8 +138,9 @@ def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float
     def surround(top: int, bottom: int, left: int, right: int) -> tuple[Tensor, tuple]:
         """A tile with its surroundings, and where it lies in them."""
         above, before = max(top - halo, 0), max(left - halo, 0)
+        below, beyond = bottom + halo + height % net.alignment, right + halo + width % net.alignment
         core = (..., slice(top - above, bottom - above), slice(left - before, right - before))
-        return image[..., above : bottom + halo, before : right + halo], core
+        return image[..., above:below, before:beyond], core
 
     level |= net.look_over(surround(*rows, *columns) for rows, columns in tiles)
     for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
@@ -158,7 +159,7 @@ def _choose_tile(net: Denoiser, height: int, width: int) -> int:
             f"Choose: tile={tile} denoises tiles on their own, each by its own means, which is another result; "
             f"tile=0 takes the memory that the whole image needs."
         )
-    return side - 2 * net.halo
+    return side - 2 * net.halo - max(height % net.alignment, width % net.alignment)
 
 
 def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
