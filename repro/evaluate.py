@@ -312,7 +312,8 @@ def evaluate(
       truncated to 8 bits, and ``psnr_crop_std_db``, the standard deviation.
     - ``ensemble``: the mean of the estimates of the image turned and mirrored in eight ways.
     - ``limit``: only the first images.
-    - ``device``: the network is moved there, and back afterwards.
+    - ``device``: the network is moved there, and back afterwards. Images too large for it at once are denoised in
+      tiles, as in :func:`denoise`, except by a network with global means: whose result tiles would change.
     - ``progress``: called with each row; left out, there is a bar on a terminal.
     - ``journal``: a file that gets each row as soon as it is measured. Images that it has already are not measured
       again, so that hours of a slow filter outlive an interruption. It belongs to one network and one set of options.
@@ -445,7 +446,14 @@ def _measure(
         parts = [(y, x) for y in rows for x in columns]
     device = next(net.parameters(), noisy).device
     began = time.perf_counter()
-    estimates = _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), **level).float().clamp(0, 1).cpu()
+    if patch:
+        together = max(PIXELS_AT_ONCE // patch**2, 1)
+        batches = torch.stack([noisy[:, y, x] for y, x in parts]).split(together)
+        estimates = torch.cat([_run(net, batch.to(device), **level) for batch in batches])
+    else:
+        whole = 0 if net.halo is None else None
+        estimates = _run_in_tiles(net, noisy[None].to(device), whole, **level)
+    estimates = estimates.float().clamp(0, 1).cpu()
     seconds = time.perf_counter() - began  # the copy back has waited for the device
     if not patch:
         height, width = clean.shape[-2:]

@@ -381,6 +381,26 @@ def test_patches_are_seen_one_by_one_and_averaged():
     assert row["psnr_assembled_db"] == pytest.approx(assembled)
 
 
+@pytest.mark.parametrize("patch", [None, 16])
+def test_measuring_shows_a_network_no_more_pixels_at_once_than_denoising(sadnet, patch, monkeypatch):
+    sample, pixels, shapes = photograph("large", 80, 1200), 288**2, []
+    expected = evaluate(sadnet, [sample], 50, patch=patch).iloc[0]
+    monkeypatch.setattr("repro.evaluate.PIXELS_AT_ONCE", pixels)
+    with sadnet.register_forward_pre_hook(lambda net, inputs: shapes.append(inputs[0].shape)):
+        row = evaluate(sadnet, [sample], 50, patch=patch).iloc[0]
+    assert len(shapes) > 1 and all(math.prod(shape) <= 3 * pixels for shape in shapes)
+    assert row["psnr_db"] == pytest.approx(expected["psnr_db"], abs=1e-3)
+
+
+def test_measuring_shows_a_network_with_global_means_the_whole_image(monkeypatch):
+    shapes = []
+    monkeypatch.setattr("repro.evaluate.PIXELS_AT_ONCE", 100)
+    net = Blur()
+    with net.register_forward_pre_hook(lambda net, inputs: shapes.append(tuple(inputs[0].shape))):
+        evaluate(net, [photograph("large", 40, 33)], 50)
+    assert shapes == [(1, 3, 40, 33)]
+
+
 def test_all_crops_are_measured_beside_the_whole():
     sample = photograph("stripes", 40, 33)
     row, usual = (evaluate(Darken(), [sample], 50, **option).iloc[0] for option in ({"crop_side": 16}, {}))
