@@ -63,6 +63,7 @@ from repro.parallel import choose_strategy, share_batch_norm
 from repro.timing import name_processor
 from repro.weights import checksum, load, save
 
+WEIGHTS, SUMMARY = "weights.safetensors", "summary.json"
 VALIDATION_SIZE = 256
 # What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop.
 SCENES = {"polyu": r"([A-Za-z]+)_+\d+$"}
@@ -263,14 +264,16 @@ def train(
 ) -> Path:
     """Train in ``folder``, or resume what is there, and return the path of the final weights.
 
-    The final weights are the averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
+    A finished run is left as it is, whether its checkpoints are still there or not. The final weights are the
+    averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
     of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
     elsewhere. ``device`` is "auto", "cpu" or "cuda". Started by ``torchrun``, the processes share each
     batch (:mod:`repro.parallel`) and see the same ``folder``. ``results`` is a folder whose weights come before the
     study's where a part of the network is to start from published ones.
 
     Raises :class:`Interrupted` after SIGINT or SIGTERM, and :class:`ReproError` for a folder that holds
-    another run or is in use, for a loss or gradient that is not finite, and for a disk that is full.
+    another run, is in use or has damaged checkpoints alone, for a loss or gradient that is not finite, and
+    for a disk that is full.
     """
     folder = Path(folder)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -288,6 +291,8 @@ def train(
             stack.enter_context(locked(folder / ".lock", f"Another process is training in {folder}."))
             _claim(folder, config)
         fabric.barrier()
+        if (folder / WEIGHTS).exists() and (folder / SUMMARY).exists():  # the last that is written
+            return folder / WEIGHTS
         if fabric.device.type == "cpu":
             keep_freed_memory()
             begin_peak()
@@ -317,7 +322,8 @@ class _Run:
             raise ReproError(f"A network of {net.sizes.channels} channels cannot learn {config.colour} images.")
         if not any(parameter.requires_grad for parameter in net.parameters()):
             raise ReproError(f"{config.model} has nothing to be trained.")
-        if newest_checkpoint(folder) is None:
+        found = newest_checkpoint(folder)
+        if found is None:
             _start_parts(net, results)
         self.net = net.to(fabric.device, memory_format=layout).train()
         self.optimiser = torch.optim.AdamW(
@@ -341,7 +347,7 @@ class _Run:
         self.told = {keyword: level / 255 if keyword == "sigma" else level} if _must_be_told(self.net) else {}
         columns = chain.from_iterable(offset_columns(self.net).values())
         self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
-        self._resume()
+        self._resume(found)
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.net, self.optimiser)
         self.progress = progress
 
@@ -361,9 +367,6 @@ class _Run:
     # --- the loop ---------------------------------------------------------------------------------
 
     def finish(self, stop: list[int]) -> Path:
-        weights = self.folder / "weights.safetensors"
-        if self.done and weights.exists() and (self.folder / "summary.json").exists():
-            return weights
         images, pairs, self.validation = _gather(self.config, *_middle_level(self.config, self.net))
         config, fabric, device = self.config, self.fabric, self.fabric.device
         on_gpu = device.type == "cuda"
@@ -390,9 +393,9 @@ class _Run:
                         f"Stopped after step {self.step} in {self.folder}; the same command goes on from it."
                     )
         if fabric.global_rank == 0:
-            self._publish(weights)
+            self._publish()
         fabric.barrier()
-        return weights
+        return self.folder / WEIGHTS
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.done
@@ -500,8 +503,8 @@ class _Run:
                 tensors[f"optimiser/{key}/{name}"] = tensor
         return tensors
 
-    def _resume(self) -> None:
-        found = newest_checkpoint(self.folder)
+    def _resume(self, found: tuple[dict[str, Tensor], dict] | None) -> None:
+        """Go on from the checkpoint that was ``found``, or begin."""
         if found is None:
             (self.folder / "curve.csv").unlink(missing_ok=True)
             return
@@ -532,7 +535,7 @@ class _Run:
         if self.fabric.global_rank == 0:
             _truncate(self.folder / "curve.csv", self.step)
 
-    def _publish(self, path: Path) -> None:
+    def _publish(self) -> None:
         """Final weights and summary, when the budget is used up."""
         device = self.fabric.device
         summary = {
@@ -550,8 +553,8 @@ class _Run:
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")},
             "hyperparameters": self.config.hyperparameters() | describe_parts(self.net),
         }
-        save(self.averaged, path, {"steps": self.step, "config": asdict(self.config)})
-        _write_json(path.with_name("summary.json"), summary)
+        save(self.averaged, self.folder / WEIGHTS, {"steps": self.step, "config": asdict(self.config)})
+        _write_json(self.folder / SUMMARY, summary)
 
 
 def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tensor]:

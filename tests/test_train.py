@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,8 @@ def test_a_damaged_checkpoint_is_passed_over(damage, uninterrupted, tmp_path, ca
     _, facts = checkpoint.newest_checkpoint(folder)
     assert facts["step"] == 6  # the newest, of step 8, is the damaged one
     assert "checkpoint.safetensors is damaged" in capsys.readouterr().err
+    run_without_files(TINY, folder)
+    assert capsys.readouterr().err.count("is damaged") == 1  # read once, and said once
     assert finish(start(folder)) == 0
     assert_same_run(folder, uninterrupted)
 
@@ -274,6 +277,32 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     assert train(TINY, uninterrupted) == uninterrupted / "weights.safetensors"
     after = {path.name: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.name != ".lock"}
     assert before == after
+
+
+def test_a_finished_run_needs_no_checkpoints(uninterrupted, tmp_path):
+    folder, rows = tmp_path / "run", []
+    shutil.copytree(uninterrupted, folder)
+    for path in folder.glob("checkpoint*"):
+        path.unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*")}
+    assert train(TINY, folder, progress=rows.append) == folder / "weights.safetensors"
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*")} == before and not rows
+    with pytest.raises(ReproError, match="other settings"):
+        train(replace(TINY, seed=7), folder)
+
+
+def test_nothing_is_written_over_where_every_checkpoint_is_damaged(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "weights.safetensors").unlink()
+    for path in folder.glob("checkpoint*"):
+        os.truncate(path, path.stat().st_size - 1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        ReproError, match=r"checkpoint\.safetensors is damaged .* .*checkpoint-previous\.safetensors is"
+    ):
+        train(TINY, folder, progress=quiet)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
