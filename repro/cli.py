@@ -8,7 +8,6 @@ alone. Errors have one place, :class:`Command`: a person sees one sentence, neve
 import ast
 import math
 import os
-import re
 import sys
 import time
 from contextlib import suppress
@@ -112,7 +111,7 @@ Alpha = Annotated[
     float | None,
     typer.Option(min=0, max=1, callback=_finite, help="Instead, impulse noise that replaces this share of pixels."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: cuda where there is one.")]
 
 
 @app.command(cls=Command)
@@ -202,17 +201,9 @@ def _denoise_file(net, source: Path, target: Path, **given) -> float:
 
 
 def _device(name: str) -> str:
-    import torch
+    from repro import devices
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ReproError(f"There is no device {name!r}; choose cpu, cuda or auto.")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        raise ReproError(f"There is no device {name!r} here: {str(error).splitlines()[0].rstrip('.')}.") from None
-    return name
+    return devices.choose(name)
 
 
 # ---- train, evaluate

@@ -49,6 +49,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
 import repro
+from repro import devices
 from repro.allocator import begin_peak, keep_freed_memory, measure_peak_mib
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
@@ -267,7 +268,7 @@ def train(
     A finished run is left as it is, whether its checkpoints are still there or not. The final weights are the
     averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
     of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
-    elsewhere. ``device`` is "auto", "cpu" or "cuda". Started by ``torchrun``, the processes share each
+    elsewhere. ``device`` is what :func:`repro.devices.choose` takes. Started by ``torchrun``, the processes share each
     batch (:mod:`repro.parallel`) and see the same ``folder``. ``results`` is a folder whose weights come before the
     study's where a part of the network is to start from published ones.
 
@@ -278,9 +279,12 @@ def train(
     folder = Path(folder)
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    accelerator, _, index = devices.choose(device).partition(":")
+    if index and local > 1:
+        raise ReproError(f"{local} processes have a GPU each: choose cuda, not {device}.")
     fabric = Fabric(
-        accelerator=device,
-        devices=local,
+        accelerator=accelerator,
+        devices=[int(index)] if index else local,
         num_nodes=world // local,
         strategy=choose_strategy(world),
         precision={"32": "32-true", "bf16": "bf16-mixed"}[config.precision],

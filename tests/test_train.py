@@ -372,6 +372,40 @@ def test_other_files_of_a_folder_stay(tmp_path):
         train(replace(TINY, steps=1), folder, progress=quiet)
 
 
+@pytest.mark.parametrize(
+    ("device", "gpu", "asked"),
+    [
+        ("auto", False, ("cpu", 1)), ("auto", True, ("cuda", 1)), ("cpu", True, ("cpu", 1)),
+        ("cuda", True, ("cuda", 1)), ("cuda:1", True, ("cuda", [1])),
+    ],
+)  # fmt: skip
+def test_the_device_is_chosen_as_everywhere(device, gpu, asked, tmp_path, monkeypatch):
+    """Lightning's own "auto" would take an mps, and knows no cuda:1."""
+    seen = []
+
+    def stop(accelerator, devices, **rest):
+        seen.append((accelerator, devices))
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "Fabric", stop)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    with pytest.raises(InterruptedError):
+        train(TINY, tmp_path / "run", device=device)
+    assert seen == [asked]
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path, monkeypatch):
+    with pytest.raises(ReproError, match="no device 'mps'; choose cpu, cuda or auto"):
+        train(TINY, tmp_path / "run", device="mps")
+    with pytest.raises(ReproError, match="no device 'cuda:99' here"):
+        train(TINY, tmp_path / "run", device="cuda:99")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    with pytest.raises(ReproError, match="2 processes have a GPU each: choose cuda, not cuda:1"):
+        train(TINY, tmp_path / "run", device="cuda:1")
+
+
 def test_one_process_per_folder(tmp_path):
     folder = tmp_path / "run"
     process = start(folder, replace(TINY, steps=100_000))
