@@ -263,7 +263,7 @@ def train(
             raise ReproError("Name a folder for the run with --out, or an experiment with --experiment.")
         else:
             # A run that was begun keeps what is not given; before its first checkpoint it can still be another one.
-            begun = (out / "config.json").exists() and (not given or any(out.glob("*.safetensors")))
+            begun = (out / "config.json").exists() and (not given or any(out.glob("[!.]*.safetensors")))
             stored = json.loads((out / "config.json").read_text()) if begun else {}
             config = TrainConfig(**stored | given)
     except (TypeError, ValueError, OSError) as error:

@@ -51,6 +51,7 @@ from tqdm import tqdm
 import repro
 from repro import devices
 from repro.allocator import begin_peak, keep_freed_memory, measure_peak_mib
+from repro.checkpoint import NAME as CHECKPOINT
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
@@ -112,6 +113,9 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
     ),
 }  # fmt: skip
 
+
+# The same where what is learned is pairs, noise of cameras.
+SOURCES_OF_PAIRS = {"sadnet": {"loss": "l1"}}
 
 # Whether a setting is possible, and which are.
 RANGES: dict[str, tuple[Callable, str]] = {
@@ -220,6 +224,8 @@ class TrainConfig:
     def _origin(self, f) -> str:
         value = getattr(self, f.name)
         source, published = SOURCES.get(self.model, ("", {}))
+        if self.pairs is not None:
+            published = published | SOURCES_OF_PAIRS.get(self.model, {})
         if f.name in published and value == published[f.name]:
             return source
         default = {} if f.name == "sizes" else f.default
@@ -493,7 +499,8 @@ class _Run:
         if self.fabric.global_rank != 0:
             return
         facts = {"step": self.step, "seconds": self.seconds, "started": self.started, "tally": self.tally}
-        facts |= {"row": self.row, "threads": torch.get_num_threads(), "device": str(self.fabric.device)}
+        facts |= {"row": self.row, "device": str(self.fabric.device), "processes": self.fabric.world_size}
+        facts |= {"threads": torch.get_num_threads()}
         write_checkpoint(self.folder, self._tensors(), facts)
         self.saved = self.step
 
@@ -531,13 +538,23 @@ class _Run:
         self.step = self.saved = facts["step"]
         self.seconds, self.started = facts["seconds"], facts["started"]
         self.tally, self.row = facts["tally"], facts["row"]
-        if facts["threads"] != torch.get_num_threads():
-            _warn(
-                f"resuming with {torch.get_num_threads()} threads what ran with {facts['threads']}: "
-                "the weights will not be bit-identical to those of an uninterrupted run"
-            )
         if self.fabric.global_rank == 0:
+            self._compare_circumstances(facts)
             _truncate(self.folder / "curve.csv", self.step)
+
+    def _compare_circumstances(self, facts: dict) -> None:
+        """Warn where the run goes on in other circumstances than those of the checkpoint with these ``facts``."""
+        processes, threads = self.fabric.world_size, torch.get_num_threads()
+        for preposition, now, then, what in (
+            ("on", self.fabric.device.type, facts["device"].partition(":")[0], ""),
+            ("with", processes, facts.get("processes", processes), " processes"),  # not known of older ones
+            ("with", threads, facts["threads"], " threads"),
+        ):
+            if now != then:
+                _warn(
+                    f"resuming {preposition} {now}{what} what ran {preposition} {then}: "
+                    "the weights will not be bit-identical to those of an uninterrupted run"
+                )
 
     def _publish(self) -> None:
         """Final weights and summary, when the budget is used up."""
@@ -744,9 +761,12 @@ def watch_offsets(net: nn.Module) -> Iterator[dict[str, list[float]]]:
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
-    """Make the folder this run's or check that it is; then sweep up what a kill left half-written."""
+    """Sweep up what a kill left half-written; then make the folder this run's or check that it is."""
+    for name in (CHECKPOINT, "config.json", "curve.csv", SUMMARY, WEIGHTS):  # what is written here, and nobody else's
+        for leftover in folder.glob(f".{Path(name).stem}-{8 * '?'}{Path(name).suffix}"):
+            leftover.unlink()
     path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
-    if not any(folder.glob("*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
+    if not any(folder.glob("[!.]*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
         _write_json(path, ours)
         return
     try:
@@ -758,9 +778,6 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     if different:
         there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)
         raise ReproError(f"{folder} holds a run with other settings ({there}); choose another folder.")
-    for name in ("checkpoint", "config", "curve", "summary", "weights"):  # what is written here, and nobody else's
-        for leftover in folder.glob(f".{name}-*.*"):
-            leftover.unlink()
 
 
 def _append(path: Path, row: dict) -> None:
@@ -818,14 +835,15 @@ def _signals() -> Iterator[list[int]]:
 def _repeatable(device: torch.device) -> Iterator[None]:
     """Deterministic algorithms on the CPU, where bits are promised; the caller's random state is kept."""
     before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
