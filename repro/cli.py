@@ -99,6 +99,11 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _filled(text: str) -> str:
+    _path(text)
+    return text  # a path would lose a slash at the end, which says that it is a folder
+
+
 Sigma = Annotated[
     float | None,
     typer.Option(min=0, max=255, callback=_finite, help="Standard deviation of the noise, on the 0 to 255 scale."),
@@ -117,14 +122,15 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: cuda wher
 @app.command(cls=Command)
 def denoise(
     source: Annotated[Path, typer.Argument(metavar="IN", parser=_path, help="An image, or a folder of images.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", parser=_path, help="The image to write, or a folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", callback=_filled, help="The image to write, or a folder.")],
     model: Model,
     sigma: Sigma = None,
     events: Events = None,
     alpha: Alpha = None,
     network: Network = None,
     tile: Annotated[
-        int | None, typer.Option(min=0, help="Side of the tiles, 0 for none; by default what 4 GiB allow.")
+        int | None,
+        typer.Option(min=0, help="Side of the tiles, 0 for none; by default 896 pixels with their surroundings."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -139,7 +145,7 @@ def denoise(
     from tqdm import tqdm
 
     from repro import files, weights
-    from repro.data.images import SUFFIXES
+    from repro.data.images import SUFFIXES, is_image
     from repro.evaluate import check_level, takes_no_level
 
     net = weights.load(model, network).to(_device(device))
@@ -148,8 +154,9 @@ def denoise(
     given = level | {"tile": tile}
     if sigma is not None and takes_no_level(net):
         typer.echo(f"Note: {model} is not told the level of the noise; --sigma changes nothing.", err=True)
+    target = Path(out)
     if not source.is_dir():
-        into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
+        into_folder = target.is_dir() or out.endswith(("/", os.sep)) or not target.suffix
         target = target / source.name if into_folder else target
         seconds = _denoise_file(net, source, target, **given)
         typer.echo(f"{target}: {model}, {seconds:.1f} s")
@@ -161,7 +168,7 @@ def denoise(
     if target.exists() and target.samefile(source):
         raise ReproError(f"{target} is the input itself; name another output.")
     inside = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
-    found = [path for path in inside if path.suffix.lower() in SUFFIXES]
+    found = [path for path in inside if is_image(path, source)]
     if not found:
         raise ReproError(f"There is no image in {source} ({', '.join(sorted(SUFFIXES))}).")
     if len(inside) > len(found):
