@@ -89,7 +89,7 @@ def require_writable(path: str | Path) -> None:
 
 def _resolve(path: str | Path) -> Path:
     """The file that is meant, links followed. A rename would put a file in the place of a pipe or a device."""
-    target = Path(path).resolve()
+    target = Path(os.path.realpath(path))  # pathlib's raises another error for links in a circle
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise ReproError(f"Cannot write {path}: it is a pipe, a device or the like; name a file.")
     return target

@@ -27,6 +27,12 @@ def test_a_link_stays_one_and_what_it_names_is_written(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["target.csv"]
 
 
+def test_a_link_to_itself_is_replaced(tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "link.csv")
+    write(tmp_path / "link.csv", "new")
+    assert not (tmp_path / "link.csv").is_symlink() and (tmp_path / "link.csv").read_text() == "new"
+
+
 @pytest.mark.parametrize("attempt", [files.require_writable, lambda path: write(path, "x")])
 def test_a_pipe_is_refused_and_left_alone(tmp_path, attempt):
     pipe = tmp_path / "pipe.csv"
