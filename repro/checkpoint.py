@@ -12,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from repro.errors import ReproError
 from repro.files import write_atomically
 from repro.weights import checksum
 
@@ -57,19 +58,25 @@ def _is_intact(path: Path) -> bool:
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
-    """The newest undamaged checkpoint in ``folder``, or None. A damaged one is passed over with a
-    warning."""
+    """The newest undamaged checkpoint in ``folder``, or None where there is none at all.
+
+    A damaged one is passed over with a warning. Where nothing else is left, a ``ReproError``: who began anew would
+    write over what may be mended.
+    """
+    damaged = []
     for path in (folder / NAME, previous(folder / NAME)):
         try:
-            return read_checkpoint(path)
+            found = read_checkpoint(path)
         except FileNotFoundError:
             continue
         except ValueError as error:
-            print(
-                f"Warning: {path} is damaged ({error}); an earlier state is used.",
-                file=sys.stderr,
-                flush=True,
-            )
+            damaged.append(f"{path} is damaged ({error})")
+            continue
+        for sentence in damaged:
+            print(f"Warning: {sentence}; an earlier state is used.", file=sys.stderr, flush=True)
+        return found
+    if damaged:
+        raise ReproError(f"{' and '.join(damaged)}; to begin anew, delete what is damaged or choose another folder.")
     return None
 
 

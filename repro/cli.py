@@ -8,7 +8,6 @@ alone. Errors have one place, :class:`Command`: a person sees one sentence, neve
 import ast
 import math
 import os
-import re
 import sys
 import time
 from contextlib import suppress
@@ -100,6 +99,11 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _filled(text: str) -> str:
+    _path(text)
+    return text  # a path would lose a slash at the end, which says that it is a folder
+
+
 Sigma = Annotated[
     float | None,
     typer.Option(min=0, max=255, callback=_finite, help="Standard deviation of the noise, on the 0 to 255 scale."),
@@ -112,20 +116,21 @@ Alpha = Annotated[
     float | None,
     typer.Option(min=0, max=1, callback=_finite, help="Instead, impulse noise that replaces this share of pixels."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto: cuda where there is one.")]
 
 
 @app.command(cls=Command)
 def denoise(
     source: Annotated[Path, typer.Argument(metavar="IN", parser=_path, help="An image, or a folder of images.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", parser=_path, help="The image to write, or a folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", callback=_filled, help="The image to write, or a folder.")],
     model: Model,
     sigma: Sigma = None,
     events: Events = None,
     alpha: Alpha = None,
     network: Network = None,
     tile: Annotated[
-        int | None, typer.Option(min=0, help="Side of the tiles, 0 for none; by default what 4 GiB allow.")
+        int | None,
+        typer.Option(min=0, help="Side of the tiles, 0 for none; by default 896 pixels with their surroundings."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -140,7 +145,7 @@ def denoise(
     from tqdm import tqdm
 
     from repro import files, weights
-    from repro.data.images import SUFFIXES
+    from repro.data.images import SUFFIXES, is_image
     from repro.evaluate import check_level, takes_no_level
 
     net = weights.load(model, network).to(_device(device))
@@ -149,8 +154,9 @@ def denoise(
     given = level | {"tile": tile}
     if sigma is not None and takes_no_level(net):
         typer.echo(f"Note: {model} is not told the level of the noise; --sigma changes nothing.", err=True)
+    target = Path(out)
     if not source.is_dir():
-        into_folder = target.is_dir() or str(target).endswith(("/", os.sep)) or not target.suffix
+        into_folder = target.is_dir() or out.endswith(("/", os.sep)) or not target.suffix
         target = target / source.name if into_folder else target
         seconds = _denoise_file(net, source, target, **given)
         typer.echo(f"{target}: {model}, {seconds:.1f} s")
@@ -162,7 +168,7 @@ def denoise(
     if target.exists() and target.samefile(source):
         raise ReproError(f"{target} is the input itself; name another output.")
     inside = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
-    found = [path for path in inside if path.suffix.lower() in SUFFIXES]
+    found = [path for path in inside if is_image(path, source)]
     if not found:
         raise ReproError(f"There is no image in {source} ({', '.join(sorted(SUFFIXES))}).")
     if len(inside) > len(found):
@@ -202,17 +208,9 @@ def _denoise_file(net, source: Path, target: Path, **given) -> float:
 
 
 def _device(name: str) -> str:
-    import torch
+    from repro import devices
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ReproError(f"There is no device {name!r}; choose cpu, cuda or auto.")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        raise ReproError(f"There is no device {name!r} here: {str(error).splitlines()[0].rstrip('.')}.") from None
-    return name
+    return devices.choose(name)
 
 
 # ---- train, evaluate
@@ -272,7 +270,7 @@ def train(
             raise ReproError("Name a folder for the run with --out, or an experiment with --experiment.")
         else:
             # A run that was begun keeps what is not given; before its first checkpoint it can still be another one.
-            begun = (out / "config.json").exists() and (not given or any(out.glob("*.safetensors")))
+            begun = (out / "config.json").exists() and (not given or any(out.glob("[!.]*.safetensors")))
             stored = json.loads((out / "config.json").read_text()) if begun else {}
             config = TrainConfig(**stored | given)
     except (TypeError, ValueError, OSError) as error:

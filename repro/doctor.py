@@ -94,8 +94,8 @@ def _data_sets() -> Iterator[str]:
     yield f"mirror: {mirror}" if mirror else "mirror: none (REPRO_DATA is not set)"
     try:
         found = {name: catalog.locate(name) for name in catalog.DATASETS}
-    except ReproError as error:
-        yield str(error)
+    except (ReproError, OSError) as error:
+        yield _reason(error)
         return
     yield f"here: {', '.join(name for name, where in found.items() if where)}"
     yield f"not here: {', '.join(name for name, where in found.items() if not where) or 'none'}"
@@ -104,19 +104,26 @@ def _data_sets() -> Iterator[str]:
 def _weights() -> str:
     from repro import published, weights
 
-    own = ", ".join(weights.published()) or "none published yet"
+    try:
+        own = ", ".join(weights.published()) or "none published yet"
+    except OSError as error:
+        own = _reason(error)
     try:
         here = [name for name, source in published.SOURCES.items() if published.locate(source)]
-    except ReproError as error:
-        return f"{own}\n{error}"
+    except (ReproError, OSError) as error:
+        return f"{own}\n{_reason(error)}"
     return f"{own}\nby other authors, at hand: {', '.join(here) or 'none'} (REPRO_WEIGHTS names a mirror)"
 
 
 def _free(path: Path) -> str:
-    while not path.exists():
+    while not os.path.exists(path):  # pathlib's raises where a folder above may not be looked into
         path = path.parent
     writable = "" if os.access(path, os.W_OK) else ", not writable"
     return f"{shutil.disk_usage(path).free / 1e9:.0f} GB free{writable}"
+
+
+def _reason(error: ReproError | OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -50,10 +50,10 @@ def denoise(
     - ``sigma``: standard deviation of the noise in units of [0, 1], for networks that must be told; blind
       ones do without.
     - ``tile``: side in pixels of the tiles in which a large image is denoised, 0 for all at once; left out,
-      whatever stays under 4 GiB. Each tile sees ``model.halo`` pixels of its surroundings, enough for a
-      result within 1/255 of the one obtained at once. A network with global means (``halo = None``) has no
-      such tiles: for it a large image is a ReproError unless ``tile`` is given, and every tile is then an
-      image of its own that overlaps its neighbours.
+      896 with its surroundings, which SADNet works on in less than 4 GiB, and MemNet in 11. Each tile sees
+      ``model.halo`` pixels of its surroundings, enough for a result within 1/255 of the one obtained at once. A
+      network with global means (``halo = None``) has no such tiles: for it a large image is a ReproError unless
+      ``tile`` is given, and every tile is then an image of its own that overlaps its neighbours.
     - ``events``, ``alpha``: instead of ``sigma`` for networks that are for Poisson noise (a white pixel counts
       ``events`` on average) or impulse noise (``alpha`` is the share of replaced pixels).
 
@@ -120,7 +120,7 @@ def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float
     """The network on [1, C, H, W], at once or tile by tile.
 
     Tiles begin at multiples of ``net.alignment``, where strided layers and padding fall as they do in the
-    whole.
+    whole. Their surroundings end in phase with the end of the whole, from which turned and mirrored views count.
     """
     height, width = image.shape[-2:]
     if tile is None:
@@ -138,8 +138,9 @@ def _run_in_tiles(net: Denoiser, image: Tensor, tile: int | None, **level: float
     def surround(top: int, bottom: int, left: int, right: int) -> tuple[Tensor, tuple]:
         """A tile with its surroundings, and where it lies in them."""
         above, before = max(top - halo, 0), max(left - halo, 0)
+        below, beyond = bottom + halo + height % net.alignment, right + halo + width % net.alignment
         core = (..., slice(top - above, bottom - above), slice(left - before, right - before))
-        return image[..., above : bottom + halo, before : right + halo], core
+        return image[..., above:below, before:beyond], core
 
     level |= net.look_over(surround(*rows, *columns) for rows, columns in tiles)
     for (top, bottom), (left, right) in tqdm(tiles, unit="tile", leave=False, disable=None):
@@ -158,7 +159,7 @@ def _choose_tile(net: Denoiser, height: int, width: int) -> int:
             f"Choose: tile={tile} denoises tiles on their own, each by its own means, which is another result; "
             f"tile=0 takes the memory that the whole image needs."
         )
-    return side - 2 * net.halo
+    return side - 2 * net.halo - max(height % net.alignment, width % net.alignment)
 
 
 def _cut(length: int, tile: int, alignment: int) -> list[tuple[int, int]]:
@@ -311,7 +312,8 @@ def evaluate(
       truncated to 8 bits, and ``psnr_crop_std_db``, the standard deviation.
     - ``ensemble``: the mean of the estimates of the image turned and mirrored in eight ways.
     - ``limit``: only the first images.
-    - ``device``: the network is moved there, and back afterwards.
+    - ``device``: the network is moved there, and back afterwards. Images too large for it at once are denoised in
+      tiles, as in :func:`denoise`, except by a network with global means: whose result tiles would change.
     - ``progress``: called with each row; left out, there is a bar on a terminal.
     - ``journal``: a file that gets each row as soon as it is measured. Images that it has already are not measured
       again, so that hours of a slow filter outlive an interruption. It belongs to one network and one set of options.
@@ -444,7 +446,14 @@ def _measure(
         parts = [(y, x) for y in rows for x in columns]
     device = next(net.parameters(), noisy).device
     began = time.perf_counter()
-    estimates = _run(net, torch.stack([noisy[:, y, x] for y, x in parts]).to(device), **level).float().clamp(0, 1).cpu()
+    if patch:
+        together = max(PIXELS_AT_ONCE // patch**2, 1)
+        batches = torch.stack([noisy[:, y, x] for y, x in parts]).split(together)
+        estimates = torch.cat([_run(net, batch.to(device), **level) for batch in batches])
+    else:
+        whole = 0 if net.halo is None else None
+        estimates = _run_in_tiles(net, noisy[None].to(device), whole, **level)
+    estimates = estimates.float().clamp(0, 1).cpu()
     seconds = time.perf_counter() - began  # the copy back has waited for the device
     if not patch:
         height, width = clean.shape[-2:]

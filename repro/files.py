@@ -51,20 +51,21 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
     A reader therefore sees the old file or the new one, whatever happens in between: a kill, a full disk, an
     exception. The temporary name keeps the suffix, for libraries that choose the format by it. An ``OSError``
-    becomes a :class:`ReproError` that names the file and the reason.
+    becomes a :class:`ReproError` that names the file and the reason. Where ``path`` is a link, the file that it
+    names is written; a pipe or a device is refused.
     """
-    path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        target = _resolve(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         temporary.chmod(0o666 & ~UMASK)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise ReproError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
@@ -75,15 +76,23 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 def require_writable(path: str | Path) -> None:
     """Raise the ReproError that :func:`write_atomically` would raise, before hours of work rather than after."""
-    path = Path(path)
-    if path.is_dir():
-        raise ReproError(f"{path} is a folder; name a file.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".", dir=path.parent):
+        target = _resolve(path)
+        if target.is_dir():
+            raise ReproError(f"{path} is a folder; name a file.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".", dir=target.parent):
             pass
     except OSError as error:
         raise ReproError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _resolve(path: str | Path) -> Path:
+    """The file that is meant, links followed. A rename would put a file in the place of a pipe or a device."""
+    target = Path(os.path.realpath(path))  # pathlib's raises another error for links in a circle
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise ReproError(f"Cannot write {path}: it is a pipe, a device or the like; name a file.")
+    return target
 
 
 @contextmanager
@@ -103,10 +112,12 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
                 break
-            except OSError:
+            except BlockingIOError:
                 if remaining == 1:
                     raise ReproError(busy) from None
                 time.sleep(0.02)
+            except OSError as error:  # a file system that knows no locks, for one
+                raise ReproError(f"Cannot lock {path}: {error.strerror}.") from error
         yield
 
 

@@ -4,15 +4,17 @@ BM3D takes most of a second for a patch, many times what the network's own step 
 training extremely long. But a training patch and its noise are a function of seed and step (repro.data.patches).
 So every run with the same seed meets the same patches: with another loss, another fusion, or resumed. An estimate
 is kept under the checksum of what it was made from, in the cache folder, and the patches of a batch are worked on
-side by side.
+side by side. What it was made from has the libraries of the filter in it, by their versions.
 """
 
 import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,9 @@ from torch import Tensor
 
 from repro import files
 from repro.models.base import Denoiser
+
+FORMAT = 1  # of what is kept, and of this package's own part in it: another number, and all is made anew
+LIBRARIES = {"bm3d": ("bm3d", "scikit-image")}  # others: scikit-image
 
 
 def recall(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, folder: Path | None = None) -> Tensor:
@@ -39,11 +44,14 @@ def recall(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, folde
 
 def _recall_one(denoiser: Denoiser, folder: Path, noisy: Tensor, sigma: float | None) -> Tensor:
     pixels = noisy.contiguous().numpy()
-    about = json.dumps([denoiser.name, asdict(denoiser.sizes), sigma, pixels.shape])
+    libraries = {name: version(name) for name in LIBRARIES.get(denoiser.name, ("scikit-image",))}
+    about = json.dumps([FORMAT, libraries, denoiser.name, asdict(denoiser.sizes), sigma, pixels.shape])
     digest = hashlib.sha256(about.encode() + pixels.tobytes()).hexdigest()
     path = folder / denoiser.name / digest[:2] / f"{digest[2:]}.npy"
-    if path.exists():
-        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    with suppress(OSError, ValueError, EOFError):  # not there yet, or damaged: as good as absent
+        kept = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        if kept.shape == noisy.shape:
+            return kept
     estimate = denoiser(noisy[None], sigma=sigma)[0] if denoiser.needs_sigma else denoiser(noisy[None])[0]
     estimate = estimate.half()
     with files.write_atomically(path) as temporary, temporary.open("wb") as file:

@@ -13,6 +13,7 @@ neither they nor what is made of them is part of this repository.
 """
 
 import hashlib
+import math
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,8 @@ from repro.models.base import Denoiser
 
 @dataclass(frozen=True)
 class Source:
-    """One published file. ``sigma_255`` is the level it was trained for; None: for a range of them."""
+    """One published file. ``sigma_255`` is the level it was trained for; None: for a range of them, ``levels_255``
+    (low, high) as far as its authors say which."""
 
     model: str
     file: str  # in a folder of weights
@@ -46,20 +48,24 @@ class Source:
     rest: tuple["Source", ...] = ()  # the other parts
     sizes: dict = field(default_factory=dict)  # of the network, which its arrays do not show
     photographs: bool = False  # whether those sizes are for the noise of photographs, whose level nobody tells
+    levels_255: tuple[float, float] | None = None
 
 
 def _dncnn(name: str, sha256: str, colour: str, sigma_255: float | None, path: str) -> Source:
     commit = "e93b27812d3ff523a3a79d19e5e50d233d7a8d0a"
     note = "trained on BSDS images outside the 68 test images" if colour == "rgb" else ""
     file = f"dncnn/{name}.mat"
-    return Source("dncnn", file, sha256, colour, sigma_255, "cszn/DnCNN", commit, f"model/{path}", note=note)
+    levels = (0, 55) if sigma_255 is None else None  # of the blind network: Zhang et al. 2017, Section IV
+    return Source(
+        "dncnn", file, sha256, colour, sigma_255, "cszn/DnCNN", commit, f"model/{path}", note=note, levels_255=levels
+    )
 
 
 def _ffdnet(name: str, sha256: str, colour: str) -> Source:
     commit = "e787f46df2f374ff3591186706229cb9a0591fea"
     note = "trained for levels 0 to 75 on images of BSDS500, ImageNet and the Waterloo Exploration Database"
     file, path = f"ffdnet/{name}.mat", f"models/{name}.mat"
-    return Source("ffdnet", file, sha256, colour, None, "cszn/FFDNet", commit, path, note=note)
+    return Source("ffdnet", file, sha256, colour, None, "cszn/FFDNet", commit, path, note=note, levels_255=(0, 75))
 
 
 def _pd(name: str, sha256: str, path: str, part: str, rest: tuple[Source, ...] = ()) -> Source:
@@ -139,7 +145,7 @@ def choose(model: str, colour: str, sigma_255: float | None = None) -> str:
 
     Weights for exactly that level come before those for a range of levels. Without a level, it is for the noise of
     photographs: weights that are used in a way of their own there come first. Where there are none, a ReproError
-    lists what there is.
+    lists what there is; one names the range where the level lies outside of it.
     """
     colours = {"rgb": "rgb", "colour": "rgb", "gray": "gray", "l": "gray"}
     if colour.lower() not in colours:
@@ -149,6 +155,12 @@ def choose(model: str, colour: str, sigma_255: float | None = None) -> str:
     for wanted in ((sigma_255, photographs), (None, photographs), (None, False)):
         for name, source in known.items():
             if (source.colour, source.sigma_255, source.photographs) == (colours[colour.lower()], *wanted):
+                low, high = source.levels_255 or (0, math.inf)
+                if sigma_255 is not None and not low <= sigma_255 <= high:
+                    raise ReproError(
+                        f"{name} is for levels from {low:g} to {high:g}, and {model} has no published weights for "
+                        f"sigma {sigma_255:g}; to try it all the same, name it as the model."
+                    )
                 return name
     listed = ", ".join(known) or "none"
     level = "" if sigma_255 is None else f" at sigma {sigma_255:g}"

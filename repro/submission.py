@@ -21,8 +21,8 @@ or not at all. ``submission.json`` says what they were made with, and another ne
 import base64
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from tqdm import tqdm
 from repro.data import catalog, official
 from repro.errors import ReproError
 from repro.evaluate import denoise
-from repro.files import sha256, write_atomically
+from repro.files import locked, sha256, write_atomically
 from repro.models.base import Denoiser
 from repro.models.ensemble import SelfEnsemble
 from repro.weights import checksum
@@ -63,12 +63,23 @@ def submit_sidd(
     """
     folder = Path(folder)
     noisy = official.read_sidd_benchmark(catalog.find_layout(str(data), "sidd-benchmark"))
+    made_with = _describe(net, method, sigma_255, ensemble)
+    with _claimed(folder, "sidd", made_with, {noisy.path.name: sha256(noisy.path)}):
+        return _write_sidd(SelfEnsemble(net) if ensemble else net, noisy, folder, method, sigma_255, progress)
+
+
+def _write_sidd(
+    net: Denoiser,
+    noisy: official.Variable,
+    folder: Path,
+    method: str,
+    sigma_255: float | None,
+    progress: Progress | None,
+) -> list[Path]:
     images, blocks, height, width, _ = noisy.shape
-    _claim(folder, "sidd", _describe(net, method, sigma_255, ensemble), {noisy.path.name: sha256(noisy.path)})
     done = [folder / "SubmitSrgb.mat", folder / "SubmitSrgb.csv"]
     if all(path.exists() for path in done):
         return done
-    net = SelfEnsemble(net) if ensemble else net
     parts = [folder / "parts" / f"{image + 1:02d}.npz" for image in range(images)]
     with _bar(parts, "sidd", progress) as bar:
         for image, part in enumerate(parts):
@@ -126,8 +137,17 @@ def submit_dnd(
         photograph.check()
     sizes = {photograph.path.name: photograph.path.stat().st_size for photograph in photographs}
     read = {"info.mat": sha256(where / "info.mat"), "bytes": sizes}
-    _claim(folder, "dnd", _describe(net, method, sigma_255, ensemble), read)
-    net = SelfEnsemble(net) if ensemble else net
+    with _claimed(folder, "dnd", _describe(net, method, sigma_255, ensemble), read):
+        return _write_dnd(SelfEnsemble(net) if ensemble else net, photographs, folder, sigma_255, progress)
+
+
+def _write_dnd(
+    net: Denoiser,
+    photographs: list[official.DNDImage],
+    folder: Path,
+    sigma_255: float | None,
+    progress: Progress | None,
+) -> list[Path]:
     done = [folder / "bundled" / f"{photograph.name}.mat" for photograph in photographs]
     with _bar(photographs, "dnd", progress) as bar:
         for photograph, path in zip(photographs, done, strict=True):
@@ -160,11 +180,22 @@ def _describe(net: Denoiser, method: str, sigma_255: float | None, ensemble: boo
     }
 
 
-def _claim(folder: Path, benchmark: str, made_with: dict, read: dict) -> None:
-    """Write ``submission.json``, or raise :class:`ReproError` if the folder holds something else than its beginning."""
-    note, wanted = folder / "submission.json", {"benchmark": benchmark, **made_with, "input": read}
+@contextmanager
+def _claimed(folder: Path, benchmark: str, made_with: dict, read: dict) -> Iterator[None]:
+    """Within the block the folder is this submission's, and no other process writes there.
+
+    Raises :class:`ReproError` where one does, and where the folder holds something else than the beginning of this.
+    """
     if folder.exists() and not folder.is_dir():
         raise ReproError(f"{folder} is a file; a submission goes to a folder.")
+    with locked(folder / ".lock", f"Another process is writing a submission in {folder}."):
+        _claim(folder, {"benchmark": benchmark, **made_with, "input": read})
+        yield
+
+
+def _claim(folder: Path, wanted: dict) -> None:
+    """Write ``submission.json``, or raise :class:`ReproError` if the folder holds something else than its beginning."""
+    note = folder / "submission.json"
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -49,7 +49,9 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
 import repro
+from repro import devices
 from repro.allocator import begin_peak, keep_freed_memory, measure_peak_mib
+from repro.checkpoint import NAME as CHECKPOINT
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
 from repro.data.patches import Patches, Photograph, read_photographs
@@ -63,6 +65,7 @@ from repro.parallel import choose_strategy, share_batch_norm
 from repro.timing import name_processor
 from repro.weights import checksum, load, save
 
+WEIGHTS, SUMMARY = "weights.safetensors", "summary.json"
 VALIDATION_SIZE = 256
 # What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop.
 SCENES = {"polyu": r"([A-Za-z]+)_+\d+$"}
@@ -110,6 +113,9 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
     ),
 }  # fmt: skip
 
+
+# The same where what is learned is pairs, noise of cameras.
+SOURCES_OF_PAIRS = {"sadnet": {"loss": "l1"}}
 
 # Whether a setting is possible, and which are.
 RANGES: dict[str, tuple[Callable, str]] = {
@@ -218,6 +224,8 @@ class TrainConfig:
     def _origin(self, f) -> str:
         value = getattr(self, f.name)
         source, published = SOURCES.get(self.model, ("", {}))
+        if self.pairs is not None:
+            published = published | SOURCES_OF_PAIRS.get(self.model, {})
         if f.name in published and value == published[f.name]:
             return source
         default = {} if f.name == "sizes" else f.default
@@ -263,21 +271,26 @@ def train(
 ) -> Path:
     """Train in ``folder``, or resume what is there, and return the path of the final weights.
 
-    The final weights are the averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
+    A finished run is left as it is, whether its checkpoints are still there or not. The final weights are the
+    averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
     of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
-    elsewhere. ``device`` is "auto", "cpu" or "cuda". Started by ``torchrun``, the processes share each
+    elsewhere. ``device`` is what :func:`repro.devices.choose` takes. Started by ``torchrun``, the processes share each
     batch (:mod:`repro.parallel`) and see the same ``folder``. ``results`` is a folder whose weights come before the
     study's where a part of the network is to start from published ones.
 
     Raises :class:`Interrupted` after SIGINT or SIGTERM, and :class:`ReproError` for a folder that holds
-    another run or is in use, for a loss or gradient that is not finite, and for a disk that is full.
+    another run, is in use or has damaged checkpoints alone, for a loss or gradient that is not finite, and
+    for a disk that is full.
     """
     folder = Path(folder)
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    accelerator, _, index = devices.choose(device).partition(":")
+    if index and local > 1:
+        raise ReproError(f"{local} processes have a GPU each: choose cuda, not {device}.")
     fabric = Fabric(
-        accelerator=device,
-        devices=local,
+        accelerator=accelerator,
+        devices=[int(index)] if index else local,
         num_nodes=world // local,
         strategy=choose_strategy(world),
         precision={"32": "32-true", "bf16": "bf16-mixed"}[config.precision],
@@ -288,6 +301,8 @@ def train(
             stack.enter_context(locked(folder / ".lock", f"Another process is training in {folder}."))
             _claim(folder, config)
         fabric.barrier()
+        if (folder / WEIGHTS).exists() and (folder / SUMMARY).exists():  # the last that is written
+            return folder / WEIGHTS
         if fabric.device.type == "cpu":
             keep_freed_memory()
             begin_peak()
@@ -317,7 +332,8 @@ class _Run:
             raise ReproError(f"A network of {net.sizes.channels} channels cannot learn {config.colour} images.")
         if not any(parameter.requires_grad for parameter in net.parameters()):
             raise ReproError(f"{config.model} has nothing to be trained.")
-        if newest_checkpoint(folder) is None:
+        found = newest_checkpoint(folder)
+        if found is None:
             _start_parts(net, results)
         self.net = net.to(fabric.device, memory_format=layout).train()
         self.optimiser = torch.optim.AdamW(
@@ -341,7 +357,7 @@ class _Run:
         self.told = {keyword: level / 255 if keyword == "sigma" else level} if _must_be_told(self.net) else {}
         columns = chain.from_iterable(offset_columns(self.net).values())
         self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
-        self._resume()
+        self._resume(found)
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.net, self.optimiser)
         self.progress = progress
 
@@ -361,9 +377,6 @@ class _Run:
     # --- the loop ---------------------------------------------------------------------------------
 
     def finish(self, stop: list[int]) -> Path:
-        weights = self.folder / "weights.safetensors"
-        if self.done and weights.exists() and (self.folder / "summary.json").exists():
-            return weights
         images, pairs, self.validation = _gather(self.config, *_middle_level(self.config, self.net))
         config, fabric, device = self.config, self.fabric, self.fabric.device
         on_gpu = device.type == "cuda"
@@ -390,9 +403,9 @@ class _Run:
                         f"Stopped after step {self.step} in {self.folder}; the same command goes on from it."
                     )
         if fabric.global_rank == 0:
-            self._publish(weights)
+            self._publish()
         fabric.barrier()
-        return weights
+        return self.folder / WEIGHTS
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.done
@@ -486,7 +499,8 @@ class _Run:
         if self.fabric.global_rank != 0:
             return
         facts = {"step": self.step, "seconds": self.seconds, "started": self.started, "tally": self.tally}
-        facts |= {"row": self.row, "threads": torch.get_num_threads(), "device": str(self.fabric.device)}
+        facts |= {"row": self.row, "device": str(self.fabric.device), "processes": self.fabric.world_size}
+        facts |= {"threads": torch.get_num_threads()}
         write_checkpoint(self.folder, self._tensors(), facts)
         self.saved = self.step
 
@@ -500,8 +514,8 @@ class _Run:
                 tensors[f"optimiser/{key}/{name}"] = tensor
         return tensors
 
-    def _resume(self) -> None:
-        found = newest_checkpoint(self.folder)
+    def _resume(self, found: tuple[dict[str, Tensor], dict] | None) -> None:
+        """Go on from the checkpoint that was ``found``, or begin."""
         if found is None:
             (self.folder / "curve.csv").unlink(missing_ok=True)
             return
@@ -524,15 +538,25 @@ class _Run:
         self.step = self.saved = facts["step"]
         self.seconds, self.started = facts["seconds"], facts["started"]
         self.tally, self.row = facts["tally"], facts["row"]
-        if facts["threads"] != torch.get_num_threads():
-            _warn(
-                f"resuming with {torch.get_num_threads()} threads what ran with {facts['threads']}: "
-                "the weights will not be bit-identical to those of an uninterrupted run"
-            )
         if self.fabric.global_rank == 0:
+            self._compare_circumstances(facts)
             _truncate(self.folder / "curve.csv", self.step)
 
-    def _publish(self, path: Path) -> None:
+    def _compare_circumstances(self, facts: dict) -> None:
+        """Warn where the run goes on in other circumstances than those of the checkpoint with these ``facts``."""
+        processes, threads = self.fabric.world_size, torch.get_num_threads()
+        for preposition, now, then, what in (
+            ("on", self.fabric.device.type, facts["device"].partition(":")[0], ""),
+            ("with", processes, facts.get("processes", processes), " processes"),  # not known of older ones
+            ("with", threads, facts["threads"], " threads"),
+        ):
+            if now != then:
+                _warn(
+                    f"resuming {preposition} {now}{what} what ran {preposition} {then}: "
+                    "the weights will not be bit-identical to those of an uninterrupted run"
+                )
+
+    def _publish(self) -> None:
         """Final weights and summary, when the budget is used up."""
         device = self.fabric.device
         summary = {
@@ -550,8 +574,8 @@ class _Run:
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")},
             "hyperparameters": self.config.hyperparameters() | describe_parts(self.net),
         }
-        save(self.averaged, path, {"steps": self.step, "config": asdict(self.config)})
-        _write_json(path.with_name("summary.json"), summary)
+        save(self.averaged, self.folder / WEIGHTS, {"steps": self.step, "config": asdict(self.config)})
+        _write_json(self.folder / SUMMARY, summary)
 
 
 def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -737,9 +761,12 @@ def watch_offsets(net: nn.Module) -> Iterator[dict[str, list[float]]]:
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
-    """Make the folder this run's or check that it is; then sweep up what a kill left half-written."""
+    """Sweep up what a kill left half-written; then make the folder this run's or check that it is."""
+    for name in (CHECKPOINT, "config.json", "curve.csv", SUMMARY, WEIGHTS):  # what is written here, and nobody else's
+        for leftover in folder.glob(f".{Path(name).stem}-{8 * '?'}{Path(name).suffix}"):
+            leftover.unlink()
     path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
-    if not any(folder.glob("*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
+    if not any(folder.glob("[!.]*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
         _write_json(path, ours)
         return
     try:
@@ -751,9 +778,6 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     if different:
         there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)
         raise ReproError(f"{folder} holds a run with other settings ({there}); choose another folder.")
-    for name in ("checkpoint", "config", "curve", "summary", "weights"):  # what is written here, and nobody else's
-        for leftover in folder.glob(f".{name}-*.*"):
-            leftover.unlink()
 
 
 def _append(path: Path, row: dict) -> None:
@@ -811,14 +835,15 @@ def _signals() -> Iterator[list[int]]:
 def _repeatable(device: torch.device) -> Iterator[None]:
     """Deterministic algorithms on the CPU, where bits are promised; the caller's random state is kept."""
     before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 

@@ -158,9 +158,9 @@ def published(results: Path | None = None) -> dict[str, Path]:
     ``results/weights/<experiment>-seed<k>.safetensors``.
 
     A file is known by its name without the suffix; an experiment's lowest seed by the experiment's name
-    alone, too.
+    alone, too. What a kill left half-written begins with a dot, and is none.
     """
-    found = sorted(((results or files.results()) / "weights").glob("*.safetensors"), key=_by_experiment_and_seed)
+    found = sorted(((results or files.results()) / "weights").glob("[!.]*.safetensors"), key=_by_experiment_and_seed)
     names: dict[str, Path] = {}
     for path in found:
         names.setdefault(re.sub(r"-seed\d+$", "", path.stem), path)

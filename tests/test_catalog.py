@@ -248,6 +248,17 @@ def test_a_folder_of_ones_own(tmp_path):
         catalog.load(str(tmp_path / "none"))
 
 
+def test_what_is_hidden_or_no_regular_file_is_no_image_of_a_folder(tmp_path):
+    for name in ("a.png", ".thumbnails/b.png", "deeper/c.png"):
+        write_image(tmp_path / name, torch.rand(3, 4, 5))
+    (tmp_path / "._a.png").write_bytes(b"what a Mac leaves on other disks")
+    (tmp_path / "folder.png").mkdir()
+    assert [sample.name for sample in catalog.load(str(tmp_path))] == ["a", "c"]
+    hidden = tmp_path / ".mine"  # a hidden folder that is named itself is looked into
+    write_image(hidden / "d.png", torch.rand(3, 4, 5))
+    assert [sample.name for sample in catalog.load(str(hidden))] == ["d"]
+
+
 # ---- the real sets
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import repro
-from repro import files, weights
+from repro import doctor, files, weights
 from repro.cli import Command, app
 from repro.data.images import read_picture, write_image
 from repro.errors import ReproError
@@ -237,6 +237,12 @@ def test_denoise_a_folder(models, photo, tmp_path):
     assert "needs a folder" in failure("denoise", source, photo, "--model", models["colour"])
 
 
+def test_a_slash_at_the_end_names_a_folder(models, photo, tmp_path):
+    result = call("denoise", photo, f"{tmp_path}/results.v2/", "--model", models["colour"])
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "results.v2").iterdir()] == [photo.name]
+
+
 def test_denoise_a_folder_that_is_no_good(models, photo, tmp_path):
     model = ["--model", str(models["colour"])]
     assert "IN" in failure("denoise", "", str(tmp_path / "out"), *model, code=2)
@@ -247,6 +253,7 @@ def test_denoise_a_folder_that_is_no_good(models, photo, tmp_path):
     for name in ("a.png", ".hidden.png"):
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "notes.txt").write_text("no image")
+    (folder / "folder.png").mkdir()
     result = call("denoise", str(folder), str(tmp_path / "out"), *model, "--sigma", "25")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     assert "not taken for images: notes.txt" in result.stderr and "--sigma changes nothing" in result.stderr
@@ -530,6 +537,28 @@ def test_doctor_says_what_runs_and_why(tmp_path):
                         "deform_conv2d", "cache", "results", "data sets", "weights"]  # fmt: skip
     assert torch.__version__ in result.output and "embedded-train" in result.output
     assert "reference: available" in result.output
+
+
+def test_doctor_says_what_may_not_be_looked_into(monkeypatch):
+    """As root one may look into everything: what others meet is raised here."""
+
+    def refuse(original, path, *given, **options):
+        if str(path).startswith("/secret/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, *given, **options)
+
+    for name in ("exists", "is_dir", "is_file"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda *given, original=original, **options: refuse(original, *given, **options)
+        )
+    monkeypatch.setenv("REPRO_DATA", "/secret/data")
+    monkeypatch.setenv("REPRO_WEIGHTS", "/secret/weights")
+    monkeypatch.setattr(files, "cache", lambda: Path("/secret/cache"))
+    found = dict(doctor.examine())
+    assert "GB free" in found["cache"]
+    assert "/secret/data: Permission denied" in found["data sets"]
+    assert "/secret/weights: Permission denied" in found["weights"]
 
 
 def test_doctor_with_a_broken_torchvision(monkeypatch):

@@ -21,6 +21,7 @@ from repro.errors import ReproError
 from repro.evaluate import PIXELS_AT_ONCE, denoise, evaluate
 from repro.metrics import psnr_db, ssim
 from repro.models.base import Denoiser
+from repro.models.ensemble import SelfEnsemble
 from repro.models.sadnet import SADNet
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
@@ -215,6 +216,19 @@ def test_a_halo_that_is_too_small_shows(sadnet):
     assert (denoise(noisy, narrow, tile=64) - whole).abs().max() > 1 / 255
 
 
+@pytest.mark.parametrize("name", ["sadnet", "ssdn", "unet"])
+def test_tiles_of_turned_views_do_not_show_where_strides_do_not_divide_the_image(sadnet, name):
+    """Turned and mirrored views, SSDN's own or those of a self-ensemble, count their strides from the image's end."""
+    torch.manual_seed(0)
+    net = sadnet if name == "sadnet" else repro.build(name, width=4).eval()
+    net = net if name == "ssdn" else SelfEnsemble(net)
+    width = net.halo + 180
+    for size in ((21, width), (width, 21)):
+        noisy = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+        whole, tiled = (denoise(noisy, net, sigma=0.1, tile=tile) for tile in (0, 64))
+        assert (tiled - whole).abs().max() <= 1 / 255
+
+
 @pytest.mark.parametrize("size", [(1, 100), (33, 34), (32, 64), (65, 96)])
 @pytest.mark.parametrize("tile", [1, 32, 40])
 def test_tiles_cover_every_pixel_once(size, tile):
@@ -225,7 +239,7 @@ def test_tiles_cover_every_pixel_once(size, tile):
     net = Local()
     assert torch.equal(denoise(image, net, tile=tile), (image - 0.1).clamp(0, 1))
     for seen, _ in net.seen:
-        assert max(seen.shape[-2:]) <= max(tile, 8) + 2 * 16
+        assert max(seen.shape[-2:]) <= max(tile, 8) + 2 * 16 + max(length % 8 for length in size)
 
 
 def test_large_images_are_tiled_without_being_asked():
@@ -235,7 +249,7 @@ def test_large_images_are_tiled_without_being_asked():
             return super().forward(noisy, sigma)
 
     net = Counting()
-    denoise(torch.zeros(3, 1500, 1000), net)
+    denoise(torch.zeros(3, 1500, 1007), net)
     assert len(net.seen) > 1
 
 
@@ -365,6 +379,26 @@ def test_patches_are_seen_one_by_one_and_averaged():
     assert row["psnr_db"] == pytest.approx(np.mean(values))
     assembled = psnr_db(sample.clean[:, :32, :32], (noisy[:, :32, :32] - 0.1).clamp(0, 1))
     assert row["psnr_assembled_db"] == pytest.approx(assembled)
+
+
+@pytest.mark.parametrize("patch", [None, 16])
+def test_measuring_shows_a_network_no_more_pixels_at_once_than_denoising(sadnet, patch, monkeypatch):
+    sample, pixels, shapes = photograph("large", 80, 1200), 288**2, []
+    expected = evaluate(sadnet, [sample], 50, patch=patch).iloc[0]
+    monkeypatch.setattr("repro.evaluate.PIXELS_AT_ONCE", pixels)
+    with sadnet.register_forward_pre_hook(lambda net, inputs: shapes.append(inputs[0].shape)):
+        row = evaluate(sadnet, [sample], 50, patch=patch).iloc[0]
+    assert len(shapes) > 1 and all(math.prod(shape) <= 3 * pixels for shape in shapes)
+    assert row["psnr_db"] == pytest.approx(expected["psnr_db"], abs=1e-3)
+
+
+def test_measuring_shows_a_network_with_global_means_the_whole_image(monkeypatch):
+    shapes = []
+    monkeypatch.setattr("repro.evaluate.PIXELS_AT_ONCE", 100)
+    net = Blur()
+    with net.register_forward_pre_hook(lambda net, inputs: shapes.append(tuple(inputs[0].shape))):
+        evaluate(net, [photograph("large", 40, 33)], 50)
+    assert shapes == [(1, 3, 40, 33)]
 
 
 def test_all_crops_are_measured_beside_the_whole():

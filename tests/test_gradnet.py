@@ -375,6 +375,29 @@ def test_naive_images_of_other_filters_are_others(tmp_path):
         torch.testing.assert_close(naive.recall(median, noisy, None, tmp_path), median(noisy), atol=5e-4, rtol=0)
 
 
+def test_naive_images_of_other_versions_are_others(tmp_path, monkeypatch):
+    denoiser, noisy, sigma = Counted(), torch.rand(1, 3, 5, 4), torch.tensor([0.1])
+    naive.recall(denoiser, noisy, sigma, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(naive, "version", lambda library: "99.0")
+        naive.recall(denoiser, noisy, sigma, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(naive, "FORMAT", 99)
+        naive.recall(denoiser, noisy, sigma, tmp_path)
+    assert len(denoiser.calls) == 3
+
+
+@pytest.mark.parametrize("left", [0, 60, 150])
+def test_a_damaged_naive_image_is_made_again(tmp_path, left):
+    denoiser, noisy, sigma = Counted(), torch.rand(1, 3, 5, 4), torch.tensor([0.1])
+    first = naive.recall(denoiser, noisy, sigma, tmp_path)
+    (kept,) = tmp_path.rglob("*.npy")
+    kept.write_bytes(kept.read_bytes()[:left])
+    assert torch.equal(naive.recall(denoiser, noisy, sigma, tmp_path), first) and len(denoiser.calls) == 2
+    naive.recall(denoiser, noisy, sigma, tmp_path)
+    assert len(denoiser.calls) == 2
+
+
 def test_training_with_a_slow_filter_uses_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
     about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "validate_every": 9}

@@ -110,6 +110,18 @@ def test_pixels_of_blocks_are_not_read_to_list_them(tmp_path, monkeypatch):
     assert len(catalog.paths(str(tmp_path))) == 6
 
 
+def test_only_files_of_many_images_stay_in_memory(tmp_path, monkeypatch):
+    reads, read = [], official.Variable.read
+    monkeypatch.setattr(official.Variable, "read", lambda variable: reads.append(variable) or read(variable))
+    official_set.write_nam(tmp_path / "nam")
+    list(catalog.samples(str(tmp_path / "nam")))
+    assert len(reads) == 2 * 4 and not any("array" in vars(variable) for variable in reads)
+    reads.clear()
+    official_set.write_sidd_validation(tmp_path / "sidd")
+    list(catalog.samples(str(tmp_path / "sidd")))
+    assert len(reads) == 2  # six blocks each
+
+
 def test_sidd_validation_that_is_not_as_it_should_be(tmp_path):
     official_set.write_sidd_validation(tmp_path)
     noisy, clean = (tmp_path / f"Validation{which}BlocksSrgb.mat" for which in ("Noisy", "Gt"))

@@ -124,6 +124,15 @@ def test_what_is_not_published_is_said(model, colour, sigma_255):
         published.choose(model, colour, sigma_255)
 
 
+@pytest.mark.parametrize(("model", "highest"), [("dncnn", 55), ("ffdnet", 75)])
+def test_weights_for_a_range_of_levels_are_not_chosen_outside_of_it(model, highest):
+    name = published.choose(model, "RGB", highest)
+    with pytest.raises(
+        ReproError, match=f"{name} is for levels from 0 to {highest}, .* sigma {highest + 1}; .*name it"
+    ):
+        published.choose(model, "RGB", highest + 1)
+
+
 def test_colour_is_one_of_two():
     with pytest.raises(ReproError, match="RGB or L"):
         published.choose("dncnn", "blue", 50)

@@ -79,7 +79,7 @@ def test_sidd_files_are_as_the_benchmark_takes_them(tmp_path, version):
         np.testing.assert_array_equal(decoded, 255 - noisy[image, block])
     assert content["TimeMPSrgb"].shape == (1, 1) and content["TimeMPSrgb"][0, 0] > 0
     assert content["OptionalData"]["MethodName"][0, 0][0] == "Inverting"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         "SubmitSrgb.csv", "SubmitSrgb.mat", "submission.json"
     ]  # fmt: skip
 
@@ -96,6 +96,21 @@ def test_a_killed_sidd_submission_goes_on(tmp_path):
     assert net.calls == 6, "nothing of what is finished"
     whole = submission.submit_sidd(Inverting(), tmp_path, tmp_path / "whole", method="x")
     assert resumed[1].read_bytes() == whole[1].read_bytes()
+
+
+@pytest.mark.parametrize("name", ["sidd", "dnd"])
+def test_one_process_per_submission(tmp_path, name):
+    data, submit, refused = tmp_path / "data", getattr(submission, f"submit_{name}"), []
+    (official_set.write_dnd if name == "dnd" else official_set.write_sidd_benchmark)(data)
+
+    def again(image):
+        with pytest.raises(ReproError, match="Another process is writing a submission in"):
+            submit(Inverting(), data, tmp_path / "out", method="m", progress=lambda name: None)
+        refused.append(image)
+
+    submit(Inverting(), data, tmp_path / "out", method="m", progress=again)
+    assert refused
+    submit(Inverting(), data, tmp_path / "out", method="m", progress=lambda name: None)
 
 
 def test_a_submission_is_not_mixed_with_another(tmp_path):

@@ -7,11 +7,12 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -251,6 +252,13 @@ def test_the_origin_of_a_setting_is_that_of_its_own_source(model, setting, sourc
     assert all(described[name]["origin"].startswith(source) for name in setting)
 
 
+def test_with_pairs_the_published_loss_is_that_for_real_noise():
+    real = {"model": "sadnet", "pairs": "polyu", "pairs_share": 1.0, "steps": 10}
+    origins = [TrainConfig(loss=loss, **real).hyperparameters()["loss"]["origin"] for loss in ("l1", "l2")]
+    assert origins[0] == "SADNet, paper or authors' code" and origins[1].startswith("the study's default")
+    assert TrainConfig(loss="l1", steps=10).hyperparameters()["loss"]["origin"] == "chosen for this experiment"
+
+
 def test_a_network_for_a_range_of_levels_is_validated_in_its_middle():
     sizes = {"noise": "gaussian", "level": (5, 50), "parameter": "variable"}
     config = TrainConfig(model="ssdn", sizes=sizes, steps=1)
@@ -265,6 +273,8 @@ def test_a_damaged_checkpoint_is_passed_over(damage, uninterrupted, tmp_path, ca
     _, facts = checkpoint.newest_checkpoint(folder)
     assert facts["step"] == 6  # the newest, of step 8, is the damaged one
     assert "checkpoint.safetensors is damaged" in capsys.readouterr().err
+    run_without_files(TINY, folder)
+    assert capsys.readouterr().err.count("is damaged") == 1  # read once, and said once
     assert finish(start(folder)) == 0
     assert_same_run(folder, uninterrupted)
 
@@ -274,6 +284,32 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     assert train(TINY, uninterrupted) == uninterrupted / "weights.safetensors"
     after = {path.name: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.name != ".lock"}
     assert before == after
+
+
+def test_a_finished_run_needs_no_checkpoints(uninterrupted, tmp_path):
+    folder, rows = tmp_path / "run", []
+    shutil.copytree(uninterrupted, folder)
+    for path in folder.glob("checkpoint*"):
+        path.unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*")}
+    assert train(TINY, folder, progress=rows.append) == folder / "weights.safetensors"
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("[!.]*")} == before and not rows
+    with pytest.raises(ReproError, match="other settings"):
+        train(replace(TINY, seed=7), folder)
+
+
+def test_nothing_is_written_over_where_every_checkpoint_is_damaged(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "weights.safetensors").unlink()
+    for path in folder.glob("checkpoint*"):
+        os.truncate(path, path.stat().st_size - 1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        ReproError, match=r"checkpoint\.safetensors is damaged .* .*checkpoint-previous\.safetensors is"
+    ):
+        train(TINY, folder, progress=quiet)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -330,17 +366,61 @@ def test_a_folder_of_another_run(uninterrupted):
 def test_other_files_of_a_folder_stay(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
-    kept = [folder / ".pre-commit-config.yaml", folder / ".zcompdump-host-5.9"]
+    kept = [folder / name for name in (".pre-commit-config.yaml", ".zcompdump-host-5.9", ".config-mine.tar")]
     for path in kept:
         path.write_text("mine")
     train(replace(TINY, steps=1), folder, progress=quiet)
-    (folder / ".checkpoint-abc.safetensors").write_text("what a kill left")
+    (folder / ".checkpoint-abcd_123.safetensors").write_text("what a kill left")
     train(replace(TINY, steps=1), folder, progress=quiet)
-    assert [path.read_text() for path in kept] == ["mine", "mine"]
-    assert not (folder / ".checkpoint-abc.safetensors").exists()
+    assert [path.read_text() for path in kept] == 3 * ["mine"]
+    assert not (folder / ".checkpoint-abcd_123.safetensors").exists()
     (folder / "config.json").unlink()
     with pytest.raises(ReproError, match=r"no readable config\.json"):
         train(replace(TINY, steps=1), folder, progress=quiet)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "asked"),
+    [
+        ("auto", False, ("cpu", 1)), ("auto", True, ("cuda", 1)), ("cpu", True, ("cpu", 1)),
+        ("cuda", True, ("cuda", 1)), ("cuda:1", True, ("cuda", [1])),
+    ],
+)  # fmt: skip
+def test_the_device_is_chosen_as_everywhere(device, gpu, asked, tmp_path, monkeypatch):
+    """Lightning's own "auto" would take an mps, and knows no cuda:1."""
+    seen = []
+
+    def stop(accelerator, devices, **rest):
+        seen.append((accelerator, devices))
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "Fabric", stop)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    with pytest.raises(InterruptedError):
+        train(TINY, tmp_path / "run", device=device)
+    assert seen == [asked]
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path, monkeypatch):
+    with pytest.raises(ReproError, match="no device 'mps'; choose cpu, cuda or auto"):
+        train(TINY, tmp_path / "run", device="mps")
+    with pytest.raises(ReproError, match="no device 'cuda:99' here"):
+        train(TINY, tmp_path / "run", device="cuda:99")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    with pytest.raises(ReproError, match="2 processes have a GPU each: choose cuda, not cuda:1"):
+        train(TINY, tmp_path / "run", device="cuda:1")
+
+
+def test_half_a_checkpoint_is_no_run(tmp_path):
+    """After a kill in the middle of the first, the settings may still change."""
+    folder = tmp_path / "run"
+    assert finish(start(folder, sabotage="first checkpoint half written")) == -signal.SIGKILL
+    (half,) = folder.glob("*.safetensors")
+    assert half.name.startswith(".checkpoint-")
+    training._claim(folder, replace(TINY, lr=1e-3))
+    assert json.loads((folder / "config.json").read_text())["lr"] == 1e-3 and not half.exists()
 
 
 def test_one_process_per_folder(tmp_path):
@@ -393,6 +473,7 @@ def test_one_process_per_folder(tmp_path):
         ({"pairs": "polyu", "pairs_share": 0.0}, "pairs_share is 0.0; it lies above 0"),
         ({"pairs": "polyu", "pairs_share": 0.3}, "of a batch of 2 makes a whole number"),
         ({"pairs": "polyu", "model": "ssdn", "sizes": {}, "loss": "blindspot"}, "'blindspot' of ssdn takes no pairs"),
+        ({"model": "unet", "sizes": {"width": 4}, "loss": "blindspot"}, "blindspot is for networks that do not see"),
         ({"pairs": "polyu", "model": "ffdnet", "sizes": {}}, "must be told the level of the noise, which the loss"),
     ],
 )
@@ -653,10 +734,30 @@ def test_an_objective_of_the_model_s_own_file(tmp_path, monkeypatch):
 
 def test_the_caller_keeps_its_random_state(tmp_path):
     before, algorithms = torch.random.get_rng_state(), torch.are_deterministic_algorithms_enabled()
-    train(replace(TINY, steps=1), tmp_path / "run", progress=quiet)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.are_deterministic_algorithms_enabled() == algorithms
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        train(replace(TINY, steps=1), tmp_path / "run", progress=quiet)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_the_state_of_the_gpu_in_use_is_kept_too(device, monkeypatch):
+    kept = []
+
+    @contextmanager
+    def fork(devices):
+        kept.extend(devices)
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    with training._repeatable(torch.device(device)):
+        pass
+    assert kept == [torch.device(device)] * (device != "cpu")
 
 
 def test_final_weights_load_and_hyperparameters_have_origins(uninterrupted):
@@ -783,6 +884,23 @@ def test_other_threads_are_said_to_give_other_bits(tmp_path, monkeypatch, capsys
     train(config, folder, progress=quiet)
     said = capsys.readouterr().err
     assert f"resuming with {threads + 1} threads what ran with {threads}: the weights will not be bit-identical" in said
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"device": "cuda:0"}, "resuming on cpu what ran on cuda: the weights will not be bit-identical"),
+        ({"processes": 2}, "resuming with 1 processes what ran with 2: the weights will not be bit-identical"),
+    ],
+)
+def test_another_device_or_number_of_processes_is_said_to_give_other_bits(facts, says, tmp_path, capsys):
+    config = replace(TINY, steps=2)
+    train(config, tmp_path / "run", progress=quiet, device="cpu")
+    tensors, there = checkpoint.newest_checkpoint(tmp_path / "run")
+    checkpoint.write_checkpoint(tmp_path / "run", tensors, there | facts)
+    run_without_files(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert says in said and said.count("Warning") == 1
 
 
 def test_the_optimiser_has_the_configurations_settings(tmp_path):

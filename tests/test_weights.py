@@ -55,6 +55,12 @@ def test_a_file_says_what_it_is(net, saved):
     assert described["sha256"] == weights.checksum(net.state_dict())
 
 
+def test_weights_that_a_kill_left_half_written_are_not_published(net, tmp_path):
+    weights.save(net, tmp_path / "weights" / "small-seed0.safetensors")
+    (tmp_path / "weights" / ".small-seed0-abcd1234.safetensors").write_bytes(b"half")
+    assert list(weights.published(tmp_path)) == ["small", "small-seed0"]
+
+
 def test_float16_storage_loads_as_float32(net, saved, tmp_path):
     half = weights.save(net, tmp_path / "half.safetensors", dtype=torch.float16)
     assert half.stat().st_size < 0.6 * saved.stat().st_size

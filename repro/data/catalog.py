@@ -31,7 +31,7 @@ from torch import Tensor
 
 from repro import files as places
 from repro.data import official
-from repro.data.images import SUFFIXES, luma, read_image
+from repro.data.images import is_image, luma, read_image
 from repro.errors import ReproError, unknown_name
 
 
@@ -314,8 +314,7 @@ def _plain(path: str) -> str:
 
 
 def _images_in(where: Path) -> list[str]:
-    found = (path for path in where.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path.relative_to(where).as_posix() for path in found)
+    return sorted(path.relative_to(where).as_posix() for path in where.rglob("*") if is_image(path, where))
 
 
 def _centre(image: Tensor, side: int | None) -> Tensor:

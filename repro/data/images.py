@@ -60,6 +60,13 @@ class Picture:
     icc_profile: bytes | None = None
 
 
+def is_image(path: Path, folder: Path) -> bool:
+    """Whether the file ``path``, somewhere in ``folder``, is one of the folder's images: a regular file with one of
+    :data:`SUFFIXES` which is neither hidden itself nor in a hidden folder."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+
+
 def read_image(path: str | Path, colour: str | None = "RGB") -> Tensor:
     """Read ``path`` as float32 [C, H, W] in [0, 1].
 

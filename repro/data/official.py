@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.images import SUFFIXES, read_image
+from repro.data.images import is_image, read_image
 from repro.errors import ReproError
 
 
@@ -142,8 +142,7 @@ class Variable:
                 self._require(_names(file))
                 return file[self.name].shape[::-1]
 
-    @cached_property
-    def array(self) -> np.ndarray:
+    def read(self) -> np.ndarray:
         """The content."""
         with reading(self.path):
             if not _is_hdf5(self.path):
@@ -155,6 +154,11 @@ class Variable:
             with _open_hdf5(self.path) as file:
                 self._require(_names(file))
                 return np.asarray(file[self.name]).T  # MATLAB writes columns first, HDF5 reads rows first
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """The content of a file of many images, kept for the next one."""
+        return self.read()
 
     def _require(self, names) -> None:
         found = [name for name in names if not name.startswith(("_", "#"))]
@@ -172,10 +176,11 @@ class Variable:
             )
 
     def image(self, *index: int) -> np.ndarray:
-        """The image of that number: uint8 [H, W, 3], contiguous."""
-        if self.array.dtype != np.uint8:
-            raise ReproError(f"{self.name} in {self.path} holds {self.array.dtype}; 8-bit pixels are expected.")
-        return np.ascontiguousarray(self.array[index])
+        """The image of that number, or of the whole file: uint8 [H, W, 3], contiguous."""
+        content = self.array if index else self.read()  # of a set with one file per image, one is in memory at a time
+        if content.dtype != np.uint8:
+            raise ReproError(f"{self.name} in {self.path} holds {content.dtype}; 8-bit pixels are expected.")
+        return np.ascontiguousarray(content[index])
 
 
 @contextmanager
@@ -338,7 +343,7 @@ class DNDImage:
     def crop(self) -> list[np.ndarray]:
         """The noisy content of the boxes: float32 [H, W, 3] in [0, 1]."""
         self.check()
-        pixels = self.variable.array
+        pixels = self.variable.read()
         if pixels.dtype.kind != "f":
             raise ReproError(f"InoisySRGB in {self.path} holds {pixels.dtype}; floating point is expected.")
         return [
@@ -527,7 +532,7 @@ def _entries_like(folder: Path, end: str) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.suffix.lower() in SUFFIXES]
+    return [path for path in _entries(folder) if is_image(path, folder)]
 
 
 def _first(found):

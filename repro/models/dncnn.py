@@ -17,6 +17,8 @@ Differences between paper, comparisons and code
   number with none (558,336) or with the first (558,400), not with all (559,363).
 - Normalisation. Epsilon is 1e-4 in the authors' PyTorch code and in KAIR, 1e-5, the framework's own, in
   other ports. The weights that the authors publish have it merged into the convolutions (:meth:`DnCNN.merged`).
+  Momentum is 0.95 in the authors' PyTorch code, where the last batch is nearly all of the running statistics; here
+  it is 0.1, the framework's own, as in KAIR.
 - What is learned. Paper: the noise. GradNet's re-implementation: the clean image, ``residual=False``.
 - Initialisation. MatConvNet code, followed here: normal with variance 2 / (9 * width), scales of the
   normalisation drawn from the same distribution and kept at least 0.025 away from 0. PyTorch code: orthogonal.

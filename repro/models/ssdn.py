@@ -644,7 +644,10 @@ def n2v(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
 def n2v_port(net: nn.Module, noisy: Tensor, clean: Tensor, step: int) -> Tensor:
     """Noise2Void in the form the reproduction's code has: the same places for the whole batch, replaced from
     anywhere between the image's corner and the next row and column, and the target an independent second draw
-    of the noise. That is Noise2Noise at one pixel in 64."""
+    of the noise. That is Noise2Noise at one pixel in 64.
+
+    Two departures. The code's loss looks at the places with rows and columns exchanged, so mostly at pixels that were
+    not replaced; here it looks at those that were. And the code sums over them, where here is their mean."""
     noisy, level = draw_noise(noisy, clean, net.sizes)
     target = draw_second(clean, net.sizes, level)
     hidden, masked = hide_pixels(noisy, as_port=True)
@@ -755,6 +758,9 @@ def check_training(sizes: NoiseSizes, loss: str, sigma_range_255: tuple[float, f
             f"The loss {loss} sees the training loop's Gaussian noise, and the network is for {sizes.noise} noise, "
             f"which is drawn by {others}."
         )
+    if loss == blindspot.__name__ and not isinstance(sizes, SSDNSizes):
+        others = ", ".join(objective.__name__ for objective in OBJECTIVES if objective is not blindspot)
+        raise ReproError(f"The loss {loss} is for networks that do not see the pixel itself; a unet has {others}.")
     if sizes.level is None:
         return
     drawn_here = draws and (sizes.noise != "gaussian" or sizes.level_range[0] != sizes.level_range[1])

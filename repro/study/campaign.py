@@ -182,15 +182,13 @@ def _help_training(experiment: Experiment, seed: int, results: Path) -> None:
 
 def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[str], None] = print) -> Path:
     """Train (or resume), evaluate, measure and publish one seed; returns the folder of its record."""
-    import torch
-
+    from repro import devices
     from repro.allocator import begin_peak, keep_freed_memory
     from repro.evaluate import evaluate
 
     keep_freed_memory()
     begin_peak()
-    folder = _workplace(experiment, seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder, device = _workplace(experiment, seed), devices.choose()
     with _working_in(folder):
         if (home := _home(results, experiment, seed)).joinpath("record.json").exists():
             return home  # another process was faster
