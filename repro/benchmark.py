@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from repro import timing
+from repro import devices, timing
 from repro.ops import backend, deform_conv, deform_conv2d
 
 TAPS = 9  # 3x3, as everywhere in SADNet
@@ -78,7 +78,7 @@ def bench_op(
     layout, ``floor_ratio`` this time divided by ``floor_ms``, what the unavoidable work would take (lower is
     better). The reference is left out unless ``with_reference``: large shapes take gigabytes.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.choose(device or "auto")
     kind = torch.device(device).type
     rounds = rounds or (30 if kind == "cuda" else 7)
     about = timing.describe_machine(device, rounds) | {"speeds": {}}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from repro import timing
+from repro import devices, timing
 from repro.benchmark import measure_speeds
 from repro.models import build, ssdn
 
@@ -53,7 +53,7 @@ def bench_blindspot(
     the bare convolutions divided by the step's (1 cannot be beaten), ``share_of_product`` that of a matrix product;
     ``n2v_ratio`` the step's time divided by N2V's.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.choose(device or "auto")
     rounds = rounds or (30 if torch.device(device).type == "cuda" else 7)
     about = timing.describe_machine(device, rounds) | {"batch": batch, "patch": patch, "width": width}
     speed = about["product_operations_per_s"] = measure_speeds(device, torch.float32)["operations"]

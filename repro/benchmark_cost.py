@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from repro import timing
+from repro import devices, timing
 from repro.errors import ReproError
 from repro.evaluate import _run
 from repro.models import build
@@ -67,7 +67,7 @@ def bench_cost(
     ``products_g``: those of matrix products, which neither includes; ``peak_memory_mib``: what one image needs
     beyond the network.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.choose(device or "auto")
     rounds = rounds or (30 if torch.device(device).type == "cuda" else 5)
     names = networks or tuple(NETWORKS)
     if unknown := sorted(set(names) - set(NETWORKS)):

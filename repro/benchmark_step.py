@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
-from repro import timing
+from repro import devices, timing
 from repro.benchmark import measure_speeds
 from repro.errors import ReproError, unknown_name
 from repro.models import build
@@ -65,7 +65,7 @@ def bench_step(
 
     Raises ReproError for a network that is not one of NETWORKS and for a setting that it does not have.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.choose(device or "auto")
     kind = torch.device(device).type
     if model not in NETWORKS:
         raise ReproError(f"{model} has no training step to measure; there are {', '.join(NETWORKS)}.")
