@@ -202,7 +202,7 @@ def test_the_fragments_of_the_chapter(make, tmp_path, monkeypatch):
     noisy = make("gradnet-noisy", 29.2, "gradnet", "noisy, width 16", wiggle=WIGGLE)
     other = make("gradnet-dncnn", 29.5, "gradnet", "DnCNN, width 16", wiggle=WIGGLE)
     page = gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, [reference, noisy, other]))
-    assert "29.50" in page and "+0.30 [" in page and "a denoised gradient (<code>gradnet-noisy</code>)" in page
+    assert "29.50" in page and "+0.30 [" in page and "the gradient after DnCNN (<code>gradnet-noisy</code>)" in page
     assert "campaign" in gradient_pages.describe_suspects(Study(LEDGER, EXPERIMENTS, []))
     monkeypatch.setattr(gradient_pages, "CROP", 24)
     line = gradient_pages.describe_line(tmp_path)
