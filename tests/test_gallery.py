@@ -58,7 +58,7 @@ def test_methods_are_the_weights_files_with_the_study_s_names(small):
     names = list(methods)
     assert names.index("sadnet-colour-50") < names.index("sadnet-gray-50"), "in the order of the experiments"
     assert set(names[-2:]) == {"sadnet-plain", "told"}, "files of no listed experiment last"
-    assert methods["sadnet-colour-50"] == "trained for sigma 50 at the cpu budget"
+    assert methods["sadnet-colour-50"] == "trained for sigma 50 at the cpu budget, 10,000 steps"
     assert gallery.choose_method() == "sadnet-colour-50"
 
 
