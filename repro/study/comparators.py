@@ -51,8 +51,6 @@ COMPARATORS = {
 # The rest is printed on these sets alone, on which nothing can be scored here.
 UNSOUGHT = "it is printed on {} only, which cannot be scored here, and its weights were not looked for"
 
-BLIND_UP_TO_255 = 55  # what DnCNN's blind networks are trained for (Zhang et al. 2017, Section IV)
-
 
 def find_compared(claims: pd.DataFrame) -> list[str]:
     """The methods, in the sources' order, that a table of quality or cost compares a paper's own method with."""
@@ -89,9 +87,9 @@ def explain_absence(method: str, colour: str, sigma: float) -> str:
         return f"{method} cannot be scored here: {comparator.reason}"
     sources = [s for s in SOURCES.values() if (s.model, s.colour) == (comparator.model, colour) and s.path]
     levels = sorted({source.sigma_255 for source in sources if source.sigma_255 is not None})
-    has_blind = len(sources) > len(levels)
-    if levels and pd.notna(sigma) and sigma not in levels and not (has_blind and sigma <= BLIND_UP_TO_255):
-        blind = f", and blind for levels up to {BLIND_UP_TO_255}" if has_blind else ""
+    blind_to = max((source.levels_255[1] for source in sources if source.levels_255), default=0)
+    if levels and pd.notna(sigma) and sigma not in levels and sigma > blind_to:
+        blind = f", and blind for levels up to {blind_to:g}" if blind_to else ""
         listed = ", ".join(f"{level:g}" for level in levels)
         kind = {"rgb": "colour", "gray": "gray"}[colour]
         return f"{method}'s authors published {kind} weights for sigma {listed}{blind}, none for {sigma:g}"
