@@ -536,6 +536,20 @@ def verify(
         raise ReproError(f"Not as they should be: {', '.join(failures)}.")
 
 
+@data_app.command("noise", cls=Command)
+def measure_noise(
+    out: Annotated[Path | None, typer.Option(help="File of the table; results/camera_noise.csv by default.")] = None,
+) -> None:
+    """Measure the noise of the cameras whose photographs the sets of pairs hold: strength, grain, what an estimate
+    makes of it."""
+    from repro import camera_noise
+
+    table = camera_noise.measure_sets()
+    means = table.drop(columns=table.filter(like="control").columns).groupby("dataset").mean(numeric_only=True)
+    typer.echo(means.to_string(float_format="{:.2f}".format))
+    typer.echo(f"Stored: {camera_noise.save(table, out)}")
+
+
 # ---- the study
 
 

@@ -175,6 +175,34 @@ def describe_real(study: Study) -> str:
     return _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
 
 
+def describe_camera_noise(study: Study) -> str:
+    """How strong the noise of cameras is, of what grain, what an estimate finds; beside it Gaussian noise as strong."""
+    table = study.camera_noise
+    if table is None:
+        return "Not measured yet: `repro data noise` does it."
+    body = ""
+    for name, rows in table.groupby("dataset"):
+        mean = rows.mean(numeric_only=True)
+        for kind, noise_of in (("", "cameras"), ("control_", "Gaussian, as strong")):
+            grain, colours = (
+                mean[[f"{kind}correlation_{way}" for way in ways]] for ways in (("right", "down"), ("colours",))
+            )
+            strength, estimate = (mean[f"{kind}{what}_255"] for what in ("sigma", "estimate"))
+            cells = (
+                name,
+                f"{len(rows)}",
+                noise_of,
+                f"{strength:.1f}",
+                f"{grain.mean():z.2f}",
+                f"{colours.mean():z.2f}",
+            )
+            cells += (f"{estimate:.1f}", f"{strength / estimate:.1f}")
+            body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    head = ("photographs", "how many", "noise of", "strength", "correlation of neighbours", "of red and green")
+    head += ("estimated strength", "strength over estimate")
+    return _table("Noise of cameras, and Gaussian noise; strength in gray levels", head, body)
+
+
 def _levels(group) -> set[float]:
     """Noise levels at which a group was tested on Kodak24."""
     return {about["sigma_255"] for about in group.first["evaluations"] if about["dataset"] == "kodak24"}

@@ -66,6 +66,7 @@ def write_all(folder: Path) -> None:
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
         "gradnet_findings": lambda: gradient_pages.describe_findings(study),
         "gradnet_real": lambda: gradient_pages.describe_real(study),
+        "gradnet_camera_noise": lambda: gradient_pages.describe_camera_noise(study),
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),
         "gradnet_gradients": lambda: gradient_pages.describe_gradients(study),
         "gradnet_line": lambda: gradient_pages.describe_line(folder),

@@ -19,12 +19,13 @@ import pandas as pd
 import torch
 from scipy.special import ndtri
 
+from repro import camera_noise
 from repro.data import catalog, noise
 from repro.models import build
 from repro.models.gradnet import SOBEL
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.statistics import LEVEL, compare
+from repro.study.statistics import LEVEL, compare, permute
 from repro.study.verdicts import (
     DIRECTION,
     NOT_REPRODUCED,
@@ -378,6 +379,75 @@ def _settle_channel_count(claim: pd.Series, study: Study) -> Verdict:
     return Verdict(claim["id"], word, reason, evidence="repro.models.gradnet")
 
 
+def _measured_noise(study: Study) -> tuple[pd.DataFrame | None, dict]:
+    """The table of :mod:`repro.camera_noise` by photograph, and the facts of a verdict that rests on it."""
+    table = study.camera_noise
+    indexed = None if table is None else table.set_index(table["dataset"] + " " + table["image"])
+    return indexed, {"evidence": "repro.camera_noise", "command": "repro data noise"}
+
+
+def _settle_grain(claim: pd.Series, study: Study) -> Verdict:
+    """Real noise against Gaussian noise of the same strength: how alike is it in neighbouring pixels?"""
+    table, facts = _measured_noise(study)
+    if table is None:
+        return verdicts.untested(claim, study, "the noise of cameras is not measured yet", waits=False)
+    sides = [table[[f"{kind}correlation_{way}" for way in ("right", "down")]].mean(axis=1) for kind in ("", "control_")]
+    paired = compare(*sides)
+    by_set = [compare(*(side[rows.index] for side in sides)) for _, rows in table.groupby("dataset")]
+    told = ", ".join(f"{sides[0][rows.index].mean():.2f} on {name}" for name, rows in table.groupby("dataset"))
+    reason = (
+        f"The noise of neighbouring values is correlated by {told}; {camera_noise.FAR} pixels apart by "
+        f"{table['correlation_far'].mean():.2f}; that of Gaussian noise as strong, by {sides[1].mean():.2f}."
+    )
+    word = REPRODUCED if all(each.sign > 0 for each in by_set) else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, difference=paired.mean, low=paired.low, high=paired.high, **facts)
+
+
+def _settle_sensors(claim: pd.Series, study: Study) -> Verdict:
+    """Whether PolyU's cameras differ at the same ISO by more than scenes do: in strength, and in grain."""
+    table, facts = _measured_noise(study)
+    if table is None:
+        return verdicts.untested(claim, study, "the noise of cameras is not measured yet", waits=False)
+    scenes = camera_noise.average_scenes(table)
+    scenes = scenes[scenes.groupby("iso")["sensor"].transform("nunique") > 1]
+    measures = {
+        "strength": np.log(scenes["sigma_255"]),
+        "correlation of neighbours": (scenes["correlation_right"] + scenes["correlation_down"]) / 2,
+    }
+    chances = {name: permute(values, scenes["sensor"], scenes["iso"]) for name, values in measures.items()}
+    differs = [chance < 1 - LEVEL for chance in chances.values()]
+    told = "; ".join(
+        f"in {name} {'more' if chance < 1 - LEVEL else 'no more'} than chance would have it (p = {chance:.4f})"
+        for name, chance in chances.items()
+    )
+    reason = (
+        f"Between scenes of the same ISO, the {scenes['sensor'].nunique()} cameras of PolyU differ {told}; "
+        f"{len(scenes)} scenes."
+    )
+    word = REPRODUCED if all(differs) else DIRECTION if any(differs) else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, **facts)
+
+
+def _settle_undershooting(claim: pd.Series, study: Study) -> Verdict:
+    """scikit-image's estimate against the strength that the clean image shows."""
+    table, facts = _measured_noise(study)
+    if table is None:
+        return verdicts.untested(claim, study, "the noise of cameras is not measured yet", waits=False)
+    paired = compare(table["estimate_255"], table["sigma_255"])
+    by_set = {name: compare(rows["estimate_255"], rows["sigma_255"]) for name, rows in table.groupby("dataset")}
+    told = ", ".join(
+        f"{rows['estimate_255'].mean():.1f} where it is {rows['sigma_255'].mean():.1f} on {name}"
+        for name, rows in table.groupby("dataset")
+    )
+    control = (table["control_estimate_255"] / table["control_sigma_255"]).mean()
+    reason = (
+        f"In gray levels, the estimate is {told}. Of Gaussian noise as strong it finds {control:.0%}: it reads the "
+        "finest diagonal wavelets, where the grain of cameras leaves little."
+    )
+    word = REPRODUCED if all(each.sign < 0 for each in by_set.values()) else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, difference=paired.mean, low=paired.low, high=paired.high, **facts)
+
+
 DIRECTIONS: dict[str, Callable[[pd.Series, Study], Verdict]] = {
     "exchanged gradients": _settle_exchange_without_effect,
     "paper above 003": _settle_against_paper,
@@ -388,6 +458,9 @@ DIRECTIONS: dict[str, Callable[[pd.Series, Study], Verdict]] = {
     "concatenation": _settle_channel_count,
     "clean image as target": _settle_clean_target,
     "brightens": _settle_brightening,
+    "spatially correlated": _settle_grain,
+    "sensor to sensor": _settle_sensors,
+    "undershoots": _settle_undershooting,
 }
 
 

@@ -54,3 +54,30 @@ def compare(first: pd.Series, second: pd.Series, draws: int = DRAWS, seed: int =
     if not first.index.is_unique or set(first.index) != set(second.index) or len(first) != len(second):
         raise ValueError("A paired comparison needs the same images on both sides.")
     return bootstrap((first - second.reindex(first.index)).to_numpy(), draws, seed)
+
+
+def permute(values: ArrayLike, labels: ArrayLike, strata: ArrayLike, draws: int = DRAWS, seed: int = 0) -> float:
+    """Probability that labels which mean nothing are as far apart as these are, by permuting them within strata.
+
+    ``values``, ``labels``, ``strata``: one entry per item. How far labels are apart is the sum over the labels of their
+    squared mean deviation from the stratum's mean, times their number. Below 0.05, the labels mean something. The same
+    seed gives the same probability; without a stratum that has two labels it is 1.
+    """
+    deviation = pd.Series(np.asarray(values, np.float64))
+    if deviation.isna().any():
+        raise ValueError("A value is missing.")
+    _, stratum = np.unique(np.asarray(strata), return_inverse=True)
+    deviation = (deviation - deviation.groupby(stratum).transform("mean")).to_numpy()
+    names, label = np.unique(np.asarray(labels), return_inverse=True)
+
+    def spread(label: np.ndarray) -> float:
+        return float((np.bincount(label, deviation, len(names)) ** 2 / np.bincount(label)).sum())
+
+    places = [np.flatnonzero(stratum == one) for one in range(stratum.max() + 1)]
+    random, found, as_far = np.random.default_rng(seed), spread(label), 0
+    for _ in range(draws):
+        drawn = label.copy()
+        for place in places:
+            drawn[place] = random.permutation(drawn[place])
+        as_far += spread(drawn) >= found - 1e-12 * abs(found)
+    return (1 + as_far) / (1 + draws)

@@ -153,11 +153,14 @@ class Study:
     claims: pd.DataFrame
     experiments: list[Experiment]
     records: list[Record]
+    camera_noise: pd.DataFrame | None = None  # what repro.camera_noise measured
 
     @classmethod
     def load(cls) -> "Study":
         """What is committed under results/."""
-        return cls(ledger.load(), listing.load(), archive.load())
+        from repro import camera_noise
+
+        return cls(ledger.load(), listing.load(), archive.load(), camera_noise.load())
 
     @cached_property
     def groups(self) -> list[Group]:

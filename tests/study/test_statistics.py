@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.study.statistics import bootstrap, compare
+from repro.study.statistics import bootstrap, compare, permute
 
 
 def test_two_values_by_hand():
@@ -59,3 +59,26 @@ def test_one_value_has_no_interval():
     assert (mean, count) == (2.0, 1)
     assert np.isnan(low)
     assert np.isnan(high)
+
+
+def test_labels_that_tell_all_are_as_far_apart_as_few_permutations_are():
+    # 6 items in one stratum, two labels of three: 2 of the 20 ways to deal them out are as far apart.
+    chance = permute([1, 1, 1, 2, 2, 2], list("aaabbb"), [0] * 6)
+    assert chance == pytest.approx(0.1, abs=0.01)
+
+
+def test_labels_of_noise_mean_nothing():
+    random = np.random.default_rng(0)
+    chances = [permute(random.normal(size=30), random.integers(3, size=30), [0] * 30, 200, k) for k in range(100)]
+    assert 0.4 < np.mean(chances) < 0.6 and np.mean(np.array(chances) < 0.05) < 0.12
+
+
+def test_what_the_strata_explain_is_not_the_labels():
+    # Each label has one stratum almost for itself, whose level is all that there is.
+    assert permute([5, 5, 5, 9, 9, 9], list("aabbba"), [0, 0, 0, 1, 1, 1]) == 1
+    assert permute([1, 2, 8, 9], list("aabb"), [0, 0, 1, 1]) == 1
+
+
+def test_a_missing_value_permutes_nothing():
+    with pytest.raises(ValueError):
+        permute([1, np.nan], list("ab"), [0, 0])
