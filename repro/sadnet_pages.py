@@ -138,9 +138,10 @@ def _validate(group: Group) -> float:
 
 
 def _name_training(record: Record) -> str:
-    value = {name: setting["value"] for name, setting in record["hyperparameters"].items()}
+    value = record.settings
     clipped = ", noise clipped" if value["clip"] else ""
+    products = f", {value['precision']}" if value["precision"] != "32" else ""
     return (
         f"{record['steps']:,} steps of {value['batch']} patches of {value['patch']}², rate {value['lr']:g}, "
-        f"{value['loss'].upper()}{clipped}"
+        f"{value['loss'].upper()}{products}{clipped}"
     )

@@ -64,7 +64,8 @@ def test_no_measured_quality_is_typed_into_the_list():
 
 
 def test_the_list_begins_with_the_main_result_and_covers_the_ablation():
-    assert EXPERIMENTS[0].name == "sadnet-colour-50"
+    first = EXPERIMENTS[0]
+    assert (first.method, first.variant, first.colour, first.sigma_255) == ("sadnet", "full", "rgb", 50)
     states = {e.variant for e in EXPERIMENTS if e.name.startswith("ablation-")}
     assert states == {"none", "rsab", "context", "rsab+context", "rsab+transfer", "full"}
     recipes = [e.train for e in EXPERIMENTS if e.name.startswith("ablation-") and e.budget == "cpu"]

@@ -13,7 +13,7 @@ SPREAD = np.linspace(-3, 3, 24)
 
 def make(make_record, name, psnr_db, validation_db):
     experiment = experiments.get(name)
-    settings = {key: experiment.train[key] for key in ("batch", "lr", "clip")} | {"patch": 64, "loss": "l2"}
+    settings = {key: experiment.train[key] for key in ("batch", "lr", "clip", "precision")} | {"patch": 64, "loss": "l2"}
     settings |= {key: value for key, value in experiment.train.items() if key in settings}
     record = make_record(name, psnr_db + SPREAD, steps=experiment.train["steps"], sizes=experiment.sizes, **settings)
     curve = pd.DataFrame({"step": [1, 2], "seconds": [1.0, 2.0], "psnr_db": [20.0, validation_db]})
@@ -27,12 +27,13 @@ def test_the_recipe_is_chosen_by_validation_and_not_by_the_test_set(make_record)
         make(make_record, "recipe-rate-1e-3", 27.9, 27.5),
         make(make_record, "recipe-batch-16", 28.4, 26.5),
         make(make_record, "noise-clipped", 30.0, 30.0),
+        make(make_record, "recipe-bf16", 28.0, 27.0),
     ]
     text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, records))
     assert "`recipe-rate-1e-3` does best, by 0.50 dB over the reference" in text
     assert "-0.10 (-0.10 to -0.10)" in text and "+0.40 (+0.40 to +0.40)" in text
     assert "1,250 steps of 16 patches of 64², rate 0.0006, L2" in text
-    assert "noise clipped" in text
+    assert "L2, noise clipped" in text and text.count("L2, bf16<") == 1
     waiting = text.partition("Still to be run: ")[2]
     assert "`recipe-loss-l1`" in waiting and "`recipe-patch-96`" in waiting and "`recipe-batch-16`" not in waiting
 
