@@ -13,7 +13,8 @@ SPREAD = np.linspace(-3, 3, 24)
 
 def make(make_record, name, psnr_db, validation_db):
     experiment = experiments.get(name)
-    settings = {key: experiment.train[key] for key in ("batch", "lr", "clip", "precision")} | {"patch": 64, "loss": "l2"}
+    told = ("batch", "lr", "clip", "precision")
+    settings = {key: experiment.train[key] for key in told} | {"patch": 64, "loss": "l2"}
     settings |= {key: value for key, value in experiment.train.items() if key in settings}
     record = make_record(name, psnr_db + SPREAD, steps=experiment.train["steps"], sizes=experiment.sizes, **settings)
     curve = pd.DataFrame({"step": [1, 2], "seconds": [1.0, 2.0], "psnr_db": [20.0, validation_db]})
