@@ -250,7 +250,7 @@ def describe_conventions(study: Study) -> str:
     """How far each convention that may explain 002's values on BSD300 moves the PSNR of one and the same network."""
     groups = ssdn._find("N2C", study)
     if not groups:
-        return NOT_YET
+        return "Not measured yet: it needs `ssdn-n2c`."
     shifts = ssdn.measure_conventions(groups[0], study)
     table = pd.DataFrame(
         {

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 import repro
-from repro import gradients, plots
+from repro import camera_noise, gradients, plots
 from repro.data import catalog, noise
 from repro.metrics import psnr_db
 from repro.models import MODELS
@@ -124,7 +124,8 @@ def describe_findings(study: Study) -> str:
             gained.append(f"{compare(one, two).signed()} dB at sigma {level:g}")
         found.append(
             f"Trained and used with the gradient of the clean image, which nobody has, the network of the slides gains "
-            f"{' and '.join(gained)} over one with its own DnCNN's: the most that a better naive denoiser could bring."
+            f"{' and '.join(gained)} over one with its own DnCNN's: the most that a better naive denoiser could bring, "
+            "in so short a training at this width."
         )
     missing = [f"`{name}`" for name, (other, _) in SUSPECTS.items() if not {name, other} <= groups.keys()]
     if missing:
@@ -151,7 +152,7 @@ def _describe_own_network(own: Group, study: Study) -> list[str]:
         gained.append(f"{clipped.signed()} dB at sigma {level:g}")
     test = "What is printed is of one random crop of each"
     if words == {REPRODUCED}:
-        test += ", and lies within what such crops scatter: these weights explain it"
+        test += ", and lies within what such crops scatter: it is what these weights give"
     return [
         f"The slides' own DnCNN reaches {' and '.join(reached)} on whole images. {test}.",
         f"It was trained on clipped noise. Where that of the test is clipped, too, it gains {' and '.join(gained)}.",
@@ -175,32 +176,49 @@ def describe_real(study: Study) -> str:
     return _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
 
 
+# What stands in the place of a photograph's noise -> the prefix of its columns in camera_noise.csv.
+REPLACED = {"as photographed": "", "values shuffled": "shuffled_", "Gaussian, same spectrum": "spectrum_"}
+
+
 def describe_camera_noise(study: Study) -> str:
-    """How strong the noise of cameras is, of what grain, what an estimate finds; beside it Gaussian noise as strong."""
+    """How strong the noise of cameras is, of what grain, and by how much an estimate undershoots it and its like."""
     table = study.camera_noise
     if table is None:
         return "Not measured yet: `repro data noise` does it."
+    scenes = camera_noise.average_scenes(table)
+    factors = {label: scenes["sigma_255"] / scenes[f"{kind}estimate_255"] for label, kind in REPLACED.items()}
+    factors["white Gaussian"] = scenes["control_sigma_255"] / scenes["control_estimate_255"]
     body = ""
-    for name, rows in table.groupby("dataset"):
-        mean = rows.mean(numeric_only=True)
-        for kind, noise_of in (("", "cameras"), ("control_", "Gaussian, as strong")):
-            grain, colours = (
-                mean[[f"{kind}correlation_{way}" for way in ways]] for ways in (("right", "down"), ("colours",))
-            )
-            strength, estimate = (mean[f"{kind}{what}_255"] for what in ("sigma", "estimate"))
-            cells = (
-                name,
-                f"{len(rows)}",
-                noise_of,
-                f"{strength:.1f}",
-                f"{grain.mean():z.2f}",
-                f"{colours.mean():z.2f}",
-            )
-            cells += (f"{estimate:.1f}", f"{strength / estimate:.1f}")
-            body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    head = ("photographs", "how many", "noise of", "strength", "correlation of neighbours", "of red and green")
-    head += ("estimated strength", "strength over estimate")
-    return _table("Noise of cameras, and Gaussian noise; strength in gray levels", head, body)
+    for name, rows in scenes.groupby("dataset"):
+        neighbours = rows[["correlation_right", "correlation_down"]].mean(axis=None)
+        cells = [str(name), str((table["dataset"] == name).sum()), f"{rows['sigma_255'].mean():.1f}"]
+        cells += [f"{neighbours:.2f}", f"{rows['correlation_colours'].mean():.2f}"]
+        cells += [f"{factor[rows.index].mean():.1f}" for factor in factors.values()]
+        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    head = ("set", "photographs", "strength, gray levels", "correlation of neighbours", "of red and green")
+    head += tuple(f"factor, {label}" for label in factors)
+    shown = _table("Noise of cameras, and its strength over scikit-image's estimate of it", head, body)
+    return f"{shown}\n\n{_compare_factors(scenes.assign(factor=factors['as photographed']))}"
+
+
+def _compare_factors(scenes: pd.DataFrame) -> str:
+    """What the slides' factor of 5 would be here: on their own set, and for one camera in two sets."""
+    by_set = scenes.groupby("dataset")["factor"].mean()
+    told = []
+    if "sidd_samples" in by_set:
+        needed = by_set["sidd_samples"]
+        told.append(
+            f"On the blocks at hand of SIDD, the set that the slides report, a factor of {needed:.1f} would do: five "
+            f"tells BM3D {5 / needed:.1f} times the true level."
+        )
+    both = scenes[scenes["sensor"] != ""].groupby(["sensor", "dataset"])["factor"].mean().unstack().dropna()
+    for sensor, row in both.iterrows():
+        each = " and ".join(f"{row[name]:.1f} on {name}" for name in both.columns)
+        told.append(f"Nor does the sensor decide: for the same {sensor} it is {each}.")
+    polyu = scenes.loc[scenes["dataset"] == "polyu", "factor"]
+    if len(polyu):
+        told.append(f"From scene to scene of PolyU it goes from {polyu.min():.1f} to {polyu.max():.1f}.")
+    return " ".join(told)
 
 
 def _levels(group) -> set[float]:

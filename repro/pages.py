@@ -5,6 +5,7 @@ Each function returns Markdown (with HTML for tables) that a page of the book in
 """
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro import files
+from repro.models import build
 from repro.notebooks import render_table
 from repro.study import claims as ledger
 from repro.study import experiments, tables, verdicts
@@ -42,6 +44,12 @@ def write_all(folder: Path) -> None:
         "viewer": viewers.show_kernels,
         "tolerances": describe_tolerances,
         "sadnet_result": lambda: describe_result(settled, study),
+        "sadnet_shortfall": lambda: describe_shortfall(
+            study, "Why is ours lower?", "sadnet-colour-50*", "sadnet-colour-50-paper"
+        ),
+        "gradnet_shortfall": lambda: describe_shortfall(
+            study, "How brief is it?", "gradnet-impl-dncnn", "gradnet-impl-paper"
+        ),
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
         "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
@@ -111,8 +119,8 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
     )
     waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
     still = (
-        f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for "
-        f"{waiting} experiments that are listed but not finished."
+        f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for experiments "
+        f"that are listed but not finished, {waiting} in number."
         if waiting
         else ""
     )
@@ -131,7 +139,7 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     filters = int(others["method"].isin(verdicts.CLASSICAL.values()).sum())
     twice = int((others["attributed_to"] != others["source"]).sum())
     sizes = settled[settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)]
-    known = f"{len(own)} values" if len(own) else "no value"
+    known = f"{len(own)} value{'' if len(own) == 1 else 's'}" if len(own) else "no value"
     first = f"Of the four methods, {known} of image quality could be reproduced"
     first += "" if len(own) else ": nothing here was trained as long as their papers train"
     return (
@@ -193,17 +201,23 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
     reason = paper["reason"].removeprefix(f"{paper['ours']:.2f} dB, ")
     beside = ledger.find(settled, source="001", metric="ordering", dataset="Kodak24", colour="rgb", sigma_255=50)
     beside = beside[beside["variant"].str.startswith("over ")]  # others are between states of the ablation study
-    behind = beside[(beside["word"] == NOT_REPRODUCED) & beside["difference"].notna()]
-    names = [variant.removeprefix("over ") for variant in behind["variant"]]
-    differences = [f"{difference:+.2f} dB" for difference in behind["difference"]]
-    also = (
-        f" The paper's network is ahead of {_enumerate(names)}, too; this one is not ({_enumerate(differences)}, "
-        "image by image)."
-    )
+    missed = beside[(beside["word"] == NOT_REPRODUCED) & beside["high"].notna()]
+    also = ""
+    for rows, told in (
+        (missed[missed["high"] < 0], "this one is not"),
+        (missed[missed["high"] >= 0], "of this one that cannot be told"),
+    ):
+        names = [variant.removeprefix("over ") for variant in rows["variant"]]
+        differences = [f"{difference:+.2f} dB" for difference in rows["difference"]]
+        if names:
+            also += (
+                f" The paper's network is ahead of {_enumerate(names)}, too; {told} ({_enumerate(differences)}, "
+                "image by image)."
+            )
     return (
         f"**SADNet on Kodak24 at sigma 50**: {printed}. Ours reaches **{paper['ours']:.2f} dB** at the "
         f"`{paper['budget']}` budget, on noise that is neither clipped nor rounded as the authors' is: "
-        f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}{also if names else ''}"
+        f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}{also}"
     )
 
 
@@ -231,6 +245,34 @@ def describe_result(settled: pd.DataFrame, study: Study) -> str:
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     return f"{describe_headline(settled, study)}\n\n{render_rows('Mean PSNR in dB, colour', columns)}"
+
+
+def describe_shortfall(study: Study, question: str, ours: str, published: str) -> str:
+    """What a network trained here has seen, against what the printed one has: begins with the ``question``.
+
+    ``ours``: a shell pattern of experiments, of which the longest with a record counts. ``published``: the experiment
+    that trains as its source does.
+    """
+    theirs = experiments.get(published, study.experiments).train_config(0)
+    for group in study.groups:
+        record = group.first
+        if not fnmatchcase(record["experiment"], ours) or not group.smaller:
+            continue
+        settings = record.settings
+        seen = record["steps"] * settings["batch"] * settings["patch"] ** 2
+        share = theirs.steps * theirs.batch * theirs.patch**2 / seen
+        images = next(entry["images"] for entry in record["data"] if entry["name"] == settings["data"])
+        images -= min(settings["validation_images"], images // 4)
+        narrow = settings["sizes"].get("width")
+        full = build(record["method"]).sizes.width if narrow else None
+        width = f", and is {narrow} channels wide in place of {full}" if narrow not in (None, full) else ""
+        return (
+            f"**{question}** `{record['experiment']}` saw {record['steps']:,} steps of {settings['batch']} "
+            f"patches of {settings['patch']}², cut from {images} photographs of `{settings['data']}`: one pixel for "
+            f"{share:,.0f} of the {theirs.steps:,} steps of {theirs.batch} patches of {theirs.patch}² that are "
+            f"published{width}."
+        )
+    return "No network of ours is finished yet."
 
 
 def render_rows(caption: str, columns: dict[str, list[str]], untested: list[bool] | None = None) -> str:

@@ -69,12 +69,18 @@ def describe_curves(study: Study, folder: Path) -> str:
     plots.save(plots.draw_learning_curves(curves), folder / "sadnet_curve.png")
     ends = {name: curve["psnr_db"].dropna().iloc[-1] for name, curve in curves.items()}
     best = max(ends, key=ends.get)
+    others = [
+        f"`{record['experiment']}`{_name_threads(record)}{'' if record.settings['precision'] == '32' else ' in bf16'}"
+        for record in runs
+        if record["threads"] > 1 or record.settings["precision"] != "32"
+    ]
+    apart = f" All on one thread in float32, but {', '.join(others)}." if others else ""
     alt = f"Learning curves of {len(curves)} runs; {best} ends highest, at {ends[best]:.2f} dB."
     return (
         f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
         "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
-        "training, in some of which the machine did other work too. Of the short runs, the reference and the recipe "
-        "that ends highest."
+        f"training, in some of which the machine did other work too.{apart} Of the short runs, the reference and the "
+        "recipe that ends highest."
     )
 
 
@@ -98,7 +104,7 @@ def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experim
             difference = f"{paired.mean:+.2f} ({paired.low:+.2f} to {paired.high:+.2f})"
         cells = (
             f"<code>{escape(experiment.name)}</code> {escape(experiment.why)}", _name_training(group.first),
-            f"{group.first['seconds'] / 60:.0f}", f"{_validate(group):.2f}",
+            f"{group.first['seconds'] / 60:.0f}{_name_threads(group.first)}", f"{_validate(group):.2f}",
             f"{group.per_image(ON).mean():.2f}", difference,
         )  # fmt: skip
         for column, cell in zip(columns.values(), cells, strict=True):
@@ -107,7 +113,7 @@ def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experim
     if not columns["run"]:
         return told
     caption += (
-        ". Colour, sigma 50, one thread; validation on photographs kept out of training; Kodak24 with noise that is "
+        ". Colour, sigma 50; validation on photographs kept out of training; Kodak24 with noise that is "
         "not clipped, differences image by image with 95 % intervals; minutes with whatever else the machine was doing"
     )
     return f"{render_rows(caption, columns)}\n\n{told}"
@@ -137,10 +143,14 @@ def _validate(group: Group) -> float:
     return fmean(record.curve["psnr_db"].dropna().iloc[-1] for record in group.records)
 
 
+def _name_threads(record: Record) -> str:
+    return "" if record["threads"] == 1 else f" on {record['threads']} threads"
+
+
 def _name_training(record: Record) -> str:
     value = record.settings
     clipped = ", noise clipped" if value["clip"] else ""
-    products = f", {value['precision']}" if value["precision"] != "32" else ""
+    products = "" if value["precision"] == "32" else f", {value['precision']}"
     return (
         f"{record['steps']:,} steps of {value['batch']} patches of {value['patch']}², rate {value['lr']:g}, "
         f"{value['loss'].upper()}{products}{clipped}"

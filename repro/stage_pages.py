@@ -158,8 +158,9 @@ NEIGHBOURS = {
     "scaoednet-no-nfae": "scaoednet-stages-1",
     **{
         f"scaoednet-{name}": "scaoednet-stages-3"
-        for name in ("no-fsm-no-dem", "no-dem", "no-fsm", "sca", "separate-fusion", "image-only", "real")
+        for name in ("no-dem", "no-fsm", "sca", "separate-fusion", "image-only", "real")
     },
+    "scaoednet-no-fsm-no-dem": "scaoednet-no-dem",
 }
 REAL = ("cc15", "nam25")
 
@@ -202,7 +203,7 @@ def describe_real(study: Study) -> str:
     found = {group.first["experiment"]: group for group in study.groups}
     with_pairs, without = (found.get(f"scaoednet-{name}") for name in ("real", "stages-3"))
     if with_pairs is None or without is None:
-        return NOT_YET
+        return "Not compared yet: it needs `scaoednet-real` and `scaoednet-stages-3`."
     names = [about["name"] for about in with_pairs.first["evaluations"]]
     lines = []
     for about in without.first["evaluations"]:

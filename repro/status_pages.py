@@ -13,12 +13,15 @@ from repro.study import campaign, campaign_costs, experiments, records
 from repro.study import claims as ledger
 from repro.study.campaign_costs import DEVICES, EFFICIENCY_PER_DOUBLING, Plan, Run, Throughput
 
-STATES = {
-    "done": "have their record",
-    "running": "are running while this page is written",
-    "interrupted": "were begun and go on from their last checkpoint",
-    "waiting": "are waiting",
-    "outdated": "have a record of other settings than the list's",
+STATES = {  # of one, of several
+    "done": ("has its record", "have their record"),
+    "running": ("is running while this page is written", "are running while this page is written"),
+    "interrupted": (
+        "was begun and goes on from its last checkpoint",
+        "were begun and go on from their last checkpoint",
+    ),
+    "waiting": ("is waiting", "are waiting"),
+    "outdated": ("has a record of other settings than the list's", "have a record of other settings than the list's"),
 }
 
 
@@ -76,17 +79,18 @@ def describe_campaign(status: pd.DataFrame) -> str:
     """Every run of the list: its state, what it took, and what it is estimated to take yet."""
     counts = status["state"].value_counts()
     said = ", ".join(
-        f"{counts[state]} {words.replace('are ', 'is ', 1) if counts[state] == 1 else words}"
-        for state, words in STATES.items()
-        if state in counts
+        f"{counts[state]} {words[int(counts[state] > 1)]}" for state, words in STATES.items() if state in counts
     )
     open_ = status[~status["state"].isin(("done", "outdated"))]
     known = open_["seconds_left"].dropna()
+    without = len(open_) - len(known)
     left = (
-        f"What is left takes about {known.sum() / 3600:.0f} hours for the {len(known)} runs with an estimate; "
-        f"{len(open_) - len(known)} have none."
-        if len(open_)
-        else "Nothing is left to do."
+        "Nothing is left to do."
+        if not len(open_)
+        else (
+            f"What is left takes about {known.sum() / 3600:.0f} hours by the estimates"
+            f"{f'; there is none for {without} of it' if without else ''}."
+        )
     )
     shown = pd.DataFrame(
         {

@@ -41,8 +41,9 @@ def test_states_and_estimates_are_summed():
         ]
     )
     text = status_pages.describe_campaign(status)
-    assert text.startswith("Of 3 runs, 1 have their record, 2 are waiting. ")
-    assert "about 2 hours for the 1 runs with an estimate; 1 have none" in text
+    assert text.startswith("Of 3 runs, 1 has its record, 2 are waiting. ")
+    assert "about 2 hours by the estimates; there is none for 1 of it." in text
+    assert "by the estimates." in status_pages.describe_campaign(status[:2])
     assert "Nothing is left" in status_pages.describe_campaign(status[status["state"] == "done"])
 
 

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ import pandas as pd
 from repro import files
 from repro.errors import ReproError, unknown_name
 from repro.study import experiments as listing
-from repro.study import records, verdicts
+from repro.study import records
 from repro.study.experiments import Evaluation, Experiment
 
 WEIGHTS_LIMIT_MIB = 9  # what the repository carries per file
@@ -112,8 +114,7 @@ def run(
             try:
                 written.append(carry_out(experiment, seed, results, say))
                 if results == files.results():
-                    with files.locked(files.runs() / ".verdicts"):  # a slower process must not save older ones
-                        verdicts.save(verdicts.settle_all(verdicts.Study.load()))
+                    _renew_verdicts(say)
             except ReproError as error:
                 if _is_interruption(error):
                     raise Stopped(str(error)) from error
@@ -122,6 +123,16 @@ def run(
     if failed and not written:
         raise ReproError(f"Nothing could be finished; see above for {', '.join(failed)}.")
     return written
+
+
+def _renew_verdicts(say: Callable[[str], None]) -> None:
+    """Settle all claims by the rules that stand in the files now: this process may have begun hours before them."""
+    with files.locked(files.runs() / ".verdicts"):  # a slower process must not save older ones
+        command = [sys.executable, "-m", "repro.cli", "claims", "--write"]
+        done = subprocess.run(command, cwd=files.root(), capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        say(f"The verdicts could not be renewed ({reason}); the record is kept, and `repro claims --write` does it.")
 
 
 def run_one(
@@ -203,15 +214,12 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
                 journal = path.with_suffix(".journal")  # an interruption costs one image, not a set
                 _write_table(evaluate(net, **asdict(evaluation), device=device, journal=journal), path)
             tables.append(pd.read_csv(path, dtype={"image": str}).assign(evaluation=evaluation.name))
-        if experiment.offsets and not (folder / "offsets.csv").exists():
-            say(f"{experiment.name} seed {seed}: measuring the sampling points on {experiment.offsets}")
-            _write_table(_measure_offsets(net, experiment), folder / "offsets.csv")
-        if experiment.stages and not (folder / "stages.csv").exists():
-            say(f"{experiment.name} seed {seed}: measuring the stages on {experiment.stages}")
-            _write_table(_measure_stages(net, experiment), folder / "stages.csv")
-        if experiment.gradients and not (folder / "gradients.csv").exists():
-            say(f"{experiment.name} seed {seed}: exchanging gradients on {experiment.gradients}")
-            _write_table(_measure_gradients(net, experiment), folder / "gradients.csv")
+        for kind, (what, measure) in MEASURES.items():
+            dataset = getattr(experiment, kind)
+            path = folder / _name_measure(kind, dataset)
+            if dataset and not path.exists():
+                say(f"{experiment.name} seed {seed}: {what} on {dataset}")
+                _write_table(measure(net, experiment), path)
         home = _publish(experiment, seed, folder, results, net, summary, tables)
         if experiment.train is not None and not experiment.publishes(seed):
             kept = _small_weights(folder).replace(folder.with_suffix(".safetensors"))
@@ -330,6 +338,19 @@ def _measure_gradients(net, experiment: Experiment) -> pd.DataFrame:
     return gradients.measure(net, catalog.samples(experiment.gradients, "RGB"))
 
 
+# What is measured beside the quality of images: field of the experiment and name of the table -> words, function.
+MEASURES = {
+    "offsets": ("measuring the sampling points", _measure_offsets),
+    "stages": ("measuring the stages", _measure_stages),
+    "gradients": ("exchanging gradients", _measure_gradients),
+}
+
+
+def _name_measure(kind: str, dataset: str | None) -> str:
+    """A table of an unfinished run: of another set it is another table."""
+    return f"{kind}-{dataset}.csv"
+
+
 def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     from repro.allocator import measure_peak_mib
     from repro.data import catalog
@@ -344,7 +365,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
     ]
     used = {experiment.data: None} if experiment.data else {}
     used |= dict.fromkeys(e.dataset for e in experiment.evaluate)
-    used |= dict.fromkeys(name for name in (experiment.offsets, experiment.stages, experiment.gradients) if name)
+    used |= dict.fromkeys(dataset for kind in MEASURES if (dataset := getattr(experiment, kind)))
     used |= {pairs: None} if (pairs := (experiment.train or {}).get("pairs")) else {}
     sets = [catalog.find(name) for name in used]
     content = {
@@ -369,7 +390,8 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "evaluations": evaluations,
         "command": f"repro campaign --only {experiment.name}",
     }
-    copies = {folder / name: home / name for name in ("curve.csv", "gradients.csv", "offsets.csv", "stages.csv")}
+    copies = {folder / "curve.csv": home / "curve.csv"}
+    copies |= {folder / _name_measure(kind, getattr(experiment, kind)): home / f"{kind}.csv" for kind in MEASURES}
     if experiment.publishes(seed):
         if _small_weights(folder).stat().st_size > WEIGHTS_LIMIT_MIB << 20:
             raise ReproError(f"The weights of {experiment.name} take more than {WEIGHTS_LIMIT_MIB} MiB.")
@@ -431,12 +453,13 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int, resul
     done = {e["name"]: {name: e.get(name, usual[name]) for name in usual} for e in record["evaluations"]}
     if done != asked:
         return False
-    asked = {"gradients.csv": experiment.gradients, "offsets.csv": experiment.offsets, "stages.csv": experiment.stages}
-    if any(data and not (record.folder / name).exists() for name, data in asked.items()):
-        return False
-    if (record["method"], record["colour"], record["sigma_255"]) != (
-        experiment.method, experiment.colour, experiment.sigma_255,
-    ):  # fmt: skip
+    used = {entry["name"] for entry in record["data"]}
+    for kind in MEASURES:
+        dataset = getattr(experiment, kind)
+        if dataset and not (dataset in used and (record.folder / f"{kind}.csv").exists()):
+            return False
+    about = ("method", "variant", "colour", "sigma_255", "budget")
+    if any(record[name] != getattr(experiment, name) for name in about):
         return False
     then = record["hyperparameters"]
     if experiment.train is None:  # a record without one of them is older than the note of it

@@ -149,9 +149,11 @@ class Effect:
         if not (self.first.trained or self.second.trained):
             return "two networks as published"
         steps = sorted({group.first["steps"] for group in (self.first, self.second)})
-        seeds = min(len(group.records) for group in (self.first, self.second))
         length = " and ".join(f"{number:,}" for number in steps)
-        return f"two trainings of {length} steps, {seeds} seed{'' if seeds == 1 else 's'} each"
+        first, second = (len(group.records) for group in (self.first, self.second))
+        if first != second:
+            return f"two trainings of {length} steps, {first} and {second} seeds"
+        return f"two trainings of {length} steps, {first} seed{'' if first == 1 else 's'} each"
 
 
 def _networks(group: Group) -> set[str]:

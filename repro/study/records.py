@@ -213,8 +213,12 @@ def describe_environment() -> dict:
     }
 
 
+@cache
 def describe_commit() -> str:
-    """The repository's commit, followed by ``+changes`` if a file of the package differs from it."""
+    """The repository's commit, followed by ``+changes`` if a file of the package differs from it.
+
+    Asked once: what a process runs is what it began with, whatever is committed meanwhile.
+    """
     git = ["git", "-C", str(files.root())]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

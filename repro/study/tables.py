@@ -198,6 +198,7 @@ def list_tolerances() -> pd.DataFrame:
         ("PSNR at the paper's own budget or from published weights", f"within {verdicts.PSNR_DB:g} dB"),
         ("the same where one random crop of each image was scored", f"within {LEVEL:.0%} of such draws"),
         ("which of two is better", f"{LEVEL:.0%} interval of the paired per-image difference excludes 0"),
+        ("what differs from sensor to sensor", f"fewer than {1 - LEVEL:.0%} of permuted labels lie as far apart"),
         ("parameters", "exact to the printed digit, or explained"),
         ("a size of the architecture", "the network that matches the authors' code has it"),
         ("what a document says of its own printed numbers", "never: nothing is measured; not so where they contradict"),

@@ -1,4 +1,4 @@
-"""From claims and records to verdicts. The tolerances were fixed before any result was known, all but one
+"""From claims and records to verdicts. The tolerances were fixed before any result was known, all but two
 (:mod:`repro.study.gradnet`); which rules were changed later, and to what effect, is said in book/protocol.md.
 
 A verdict is one of four words: reproduced, direction reproduced, not reproduced, not testable here. The
@@ -133,8 +133,9 @@ class Group:
         return " ".join(record.name for record in self.records)
 
     def per_image(self, evaluation: str, metric: str = "psnr_db") -> pd.Series:
+        """The mean over those seeds that have the evaluation: one that came later may be missing of an older record."""
         columns = [record.per_image(evaluation, metric) for record in self.records]
-        return pd.concat(columns, axis=1).mean(axis=1, skipna=False)
+        return pd.concat([column for column in columns if len(column)] or columns, axis=1).mean(axis=1, skipna=False)
 
     def same_recipe(self, other: "Group") -> bool:
         """Whether two trained groups differ in nothing but the network and the seed."""
@@ -160,7 +161,8 @@ class Study:
         """What is committed under results/."""
         from repro import camera_noise
 
-        return cls(ledger.load(), listing.load(), archive.load(), camera_noise.load())
+        measured = camera_noise.load() if (files.results() / camera_noise.TABLE).exists() else None
+        return cls(ledger.load(), listing.load(), archive.load(), measured)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -628,7 +630,7 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
             f"{row.mean:+.2g} [{row.low:+.2g}, {row.high:+.2g}] at 1/{row.cell_px}" for row in rows.itertuples()
         )
         shown = f"{offsets.QUANTITIES[statement]}: {shown}"
-        facts = {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
+        facts = {"budget": group.budget, "evidence": group.first.name, "command": group.first["command"]}
         if rows["holds"].all():
             word = DIRECTION if group.smaller else REPRODUCED
             return Verdict(claim["id"], word, f"Holds at every scale. {shown}.", **facts)

@@ -162,13 +162,20 @@ def test_a_stop_is_not_swallowed_by_code_that_gets_over_errors():
 def test_a_record_of_other_weights_or_settings_is_outdated(make_record, tmp_path):
     row = replace(TINY, name="two", data=None, train=None, weights="dncnn-gray-30-published", evaluate=())
     record = make_record("two", [30.0, 31.0], steps=0, weights="dncnn-gray-50-published")
-    record.content.update(method=row.method, colour=row.colour, sigma_255=row.sigma_255, evaluations=[])
+    record.content.update(method=row.method, variant=row.variant, colour=row.colour, sigma_255=row.sigma_255)
+    record.content.update(budget=row.budget, evaluations=[])
 
     def is_current(row):
         return campaign._is_current(record, row, 0, tmp_path)
 
     named = replace(row, weights="dncnn-gray-50-published")
     assert is_current(named) and not is_current(row)
+    assert not is_current(replace(named, variant="other")) and not is_current(replace(named, budget="paper"))
+    (record.folder / "offsets.csv").write_text("image\n")
+    record.content["data"] = [{"name": "kodak24"}]
+    assert is_current(replace(named, offsets="kodak24"))
+    assert not is_current(replace(named, offsets="cbsd68")), "its sampling points are those of another set"
+    record.content["data"] = []
     assert not is_current(replace(named, gradients="kodak24"))
     assert not is_current(replace(named, sigma_255=999.0))
 
@@ -341,3 +348,11 @@ def test_killed_twice_and_continued(tmp_path, runs):
     kept = pd.read_csv(io.BytesIO(first))["psnr_db"].item()
     assert kept == pytest.approx(record.metrics["psnr_db"].iloc[0])
     assert len(record.metrics) == 2
+
+
+def test_verdicts_that_cannot_be_renewed_leave_the_record(monkeypatch, runs):
+    said = []
+    broken = subprocess.CompletedProcess([], 1, "", "Traceback\nSyntaxError: invalid syntax\n")
+    monkeypatch.setattr(subprocess, "run", lambda *command, **options: broken)
+    campaign._renew_verdicts(said.append)
+    assert "SyntaxError: invalid syntax" in said[0] and "the record is kept" in said[0]

@@ -185,6 +185,7 @@ def test_seeds_are_averaged_image_by_image(make_record):
     seeds = [make_record("one", values, seed=k) for k, values in enumerate(([30.0, 32.0], [32.0, 30.0]))]
     effect = forensics.measure(compare_experiments(), make_study(*seeds, make_record("two", [30.0, 30.0])))
     assert effect.interval == (1.0, 1.0, 1.0, 2)
+    assert effect.runs.endswith("2 and 1 seeds")
 
 
 def test_what_has_no_record_is_missing_with_its_command(make_record):

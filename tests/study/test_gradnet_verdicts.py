@@ -72,6 +72,16 @@ def test_a_value_of_one_random_crop_is_held_against_all_crops(make, spread, word
         assert (verdict.low, verdict.high) == pytest.approx((-0.4 - verdict.tolerance, -0.4 + verdict.tolerance))
 
 
+def test_whole_images_are_no_second_chance_where_crops_were_measured(make):
+    made = make("a", 27.482, "dncnn", "16 layers", steps=0)
+    about = json.loads((made.folder / "record.json").read_text())
+    about["evaluations"][0]["crop_side"] = 256
+    (made.folder / "record.json").write_text(json.dumps(about))
+    made.metrics.assign(psnr_crop_db=28.2, psnr_crop_std_db=0.5).to_csv(made.folder / "metrics.csv", index=False)
+    verdict = settled("003-results-kodak24-25-dncnn", records.read(made.folder))
+    assert verdict.word == NOT_REPRODUCED and "28.00 to 28.40 dB in 95 of 100 draws" in verdict.reason
+
+
 def test_a_network_trained_here_speaks_of_the_direction_only(make):
     bm3d = make("a", 31.87, "bm3d", "full", steps=0)
     ours = make("b", 30.435, "gradnet-impl", "DnCNN, width 16", wiggle=WIGGLE)

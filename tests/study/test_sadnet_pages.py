@@ -72,3 +72,31 @@ def test_the_headline_names_the_methods_that_are_ahead_and_no_state_of_the_ablat
     headline = pages.describe_headline(LEDGER.join(settle_all(study).drop(columns="id")), study)
     assert "ahead of DnCNN and FFDNet, too; this one is not (-0.10 dB and -0.10 dB, image by image)" in headline
     assert pages._enumerate(["a", "b", "c"]) == "a, b and c" and pages._enumerate(["a"]) == "a"
+
+
+def test_the_headline_tells_what_is_behind_from_what_cannot_be_told(make_record):
+    ours = make_record("ours", 29.0 + SPREAD)
+    level = make_record("level", 29.01 + SPREAD + np.tile([0.5, -0.5], 12), method="dncnn", steps=0)
+    ahead = make_record("ahead", 29.1 + SPREAD, method="ffdnet", steps=0)
+    study = Study(LEDGER, EXPERIMENTS, [ours, level, ahead])
+    headline = pages.describe_headline(LEDGER.join(settle_all(study).drop(columns="id")), study)
+    assert "ahead of FFDNet, too; this one is not (-0.10 dB, image by image)" in headline
+    assert "ahead of DnCNN, too; of this one that cannot be told (-0.01 dB, image by image)" in headline
+
+
+def test_what_ours_has_seen_is_told_in_pixels_of_what_is_published(make_record):
+    record = make(make_record, "sadnet-colour-50", 29.0, 27.0)
+    record["data"].append({"name": "bsd400", "images": 400, "sha256": ""})
+    told = pages.describe_shortfall(
+        Study(LEDGER, EXPERIMENTS, [record]), "Why?", "sadnet-colour-50*", "sadnet-colour-50-paper"
+    )
+    assert told.startswith("**Why?** `sadnet-colour-50` saw 10,000 steps of 8 patches of 64², cut from 392 photographs")
+    assert "one pixel for 768 of the 960,000 steps of 16 patches of 128² that are published." in told
+    assert "No network" in pages.describe_shortfall(Study(LEDGER, EXPERIMENTS, []), "", "*", "sadnet-colour-50-paper")
+
+
+def test_threads_and_precision_are_told_where_they_differ(make_record):
+    one, two = make(make_record, "ablation-full", 28.0, 27.0), make(make_record, "recipe-rate-1e-3", 27.9, 27.5)
+    two.content["threads"] = 2
+    text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, [one, two]))
+    assert text.count("on 2 threads") == 1
