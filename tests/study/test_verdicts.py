@@ -315,3 +315,30 @@ def test_a_seed_without_the_evaluation_is_left_out_of_its_mean(make_record):
     second.metrics["evaluation"] = "another"
     mean = verdicts.Group((first, second)).per_image("kodak24-50")
     assert list(mean) == [29.0, 30.0]
+
+
+def test_a_gain_must_grow_over_every_method_that_was_measured(make_record):
+    name = "001-direction-kodak24-gain-grows-with-noise"
+    wiggle = np.linspace(-0.05, 0.05, 24)
+
+    def run(method, sigma_255, psnr_db, **settings):
+        steps = 10 if method == "sadnet" else 0
+        return make_record(
+            f"{method}-{sigma_255}", psnr_db + wiggle * (method == "sadnet"), method=method, sigma_255=sigma_255,
+            steps=steps, **settings,
+        )  # fmt: skip
+
+    ours = run("sadnet", 30.0, np.full(24, 30.0)), run("sadnet", 70.0, np.full(24, 27.0))
+    cbm3d = run("bm3d", 30.0, np.full(24, 29.5)), run("bm3d", 70.0, np.full(24, 26.2))
+    ffdnet = run("ffdnet", 30.0, np.full(24, 29.8)), run("ffdnet", 70.0, np.full(24, 27.0))
+    assert settled(name, *ours).word == NOT_TESTABLE
+    verdict = settled(name, *ours, *cbm3d)
+    assert verdict.word == DIRECTION and "over CBM3D by +0.30" in verdict.reason and "all but MemNet" in verdict.reason
+    verdict = settled(name, *ours, *cbm3d, *ffdnet)
+    assert verdict.word == NOT_REPRODUCED and verdict.difference == pytest.approx(-0.2)
+
+
+def test_a_gain_is_of_one_recipe(make_record):
+    ours = [make_record(f"s{level}", [30.0, 31.0], sigma_255=level, lr=level / 1e5) for level in (30.0, 70.0)]
+    others = [make_record(f"b{level}", [29.0, 29.5], method="bm3d", sigma_255=level, steps=0) for level in (30.0, 70.0)]
+    assert settled("001-direction-kodak24-gain-grows-with-noise", *ours, *others).word == NOT_TESTABLE
