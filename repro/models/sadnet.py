@@ -24,8 +24,8 @@ Differences between paper, earlier reproduction and authors' code
 - Activation after a block. Paper: not said. Authors: after the three strided convolutions only.
   Replication: leaky ReLU after every ResBlock, RSAB, context block, transposed and 1x1 convolution. (Its
   report holds that the authors apply these at model level. Their code does not.)
-- Offset transfer. Paper, Eq. 5: the offsets and modulation of the coarser scale are enlarged "in both size
-  and value". Authors: what is enlarged and doubled is a 32-channel feature from which offsets *and*
+- Offset transfer. Paper, Eq. 5: the offsets of the coarser scale are enlarged in size and in value, its
+  modulation in size. Authors: what is enlarged and doubled is a 32-channel feature from which offsets *and*
   modulation logits are still to be computed, so the modulation is doubled with them.
 - Width of the offset features. Paper: not said. Replication's table: that of the block (256, 128, 64, 32);
   but it reports using the authors' block unchanged. Authors, and here: 32 at every scale.
