@@ -83,7 +83,7 @@ def run(
     experiments: list[Experiment] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Run what is missing, in the list's order, and return the folders of the records written.
+    """Run what is missing, in the list's order, first seeds first, and return the folders of the records written.
 
     What is written under the repository's own results also renews its verdicts.
 
@@ -100,7 +100,7 @@ def run(
     chosen = choose(experiments, budget, only)
     written, failed = [], []
     with _ending(hours):
-        for experiment, seed in [(e, seed) for e in chosen for seed in e.seeds]:
+        for experiment, seed in _order(chosen):
             state = _describe(experiment, seed, results)["state"]
             name = f"{experiment.name} seed {seed}"
             if state in ("done", "outdated", "running"):
@@ -123,6 +123,12 @@ def run(
     if failed and not written:
         raise ReproError(f"Nothing could be finished; see above for {', '.join(failed)}.")
     return written
+
+
+def _order(experiments: list[Experiment]) -> list[tuple[Experiment, int]]:
+    """(experiment, seed), the first seed of all before the second of any: a new row tells more than a new seed."""
+    most = max((len(experiment.seeds) for experiment in experiments), default=0)
+    return [(e, e.seeds[rank]) for rank in range(most) for e in experiments if rank < len(e.seeds)]
 
 
 def _renew_verdicts(say: Callable[[str], None]) -> None:

@@ -356,3 +356,10 @@ def test_verdicts_that_cannot_be_renewed_leave_the_record(monkeypatch, runs):
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: broken)
     campaign._renew_verdicts(said.append)
     assert "SyntaxError: invalid syntax" in said[0] and "the record is kept" in said[0]
+
+
+def test_first_seeds_come_first():
+    rows = [replace(TINY, name=name, seeds=seeds) for name, seeds in (("a", (0, 1, 2)), ("b", (5,)), ("c", (0, 1)))]
+    order = [(experiment.name, seed) for experiment, seed in campaign._order(rows)]
+    assert order == [("a", 0), ("b", 5), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
+    assert campaign._order([]) == []
