@@ -70,7 +70,9 @@ def describe_results(settled: pd.DataFrame) -> str:
 def describe_suspects(study: Study) -> str:
     """PSNR on Kodak24 of every experiment, under each convention of the noise, and against its neighbour."""
     groups = {group.first["experiment"]: group for group in study.groups}
-    body = ""
+    names = ["network", "differs in"]
+    names += [name for level in LEVELS for name in (f"at {level:g}: as it is / clipped", f"change at {level:g}")]
+    columns: dict[str, list[str]] = {name: [] for name in names}
     for experiment in study.experiments:
         group = groups.get(experiment.name)
         listed = experiment.name.startswith("gradnet-") and experiment.budget == "cpu"
@@ -85,11 +87,13 @@ def describe_suspects(study: Study) -> str:
             cells.append(" / ".join(_mean(group, f"{name}{ending}") for ending in ("", "-clipped")))
             both = neighbour and all(level in _levels(side) for side in (group, neighbour))
             cells.append(compare(group.per_image(name), neighbour.per_image(name)).signed() if both else "")
-        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    if not body:
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    if not columns["network"]:
         return NOT_YET
-    head = ("network", "differs in", "sigma 25, as it is / clipped", "what it changes", "sigma 50", "what it changes")
-    return _table("PSNR in dB on Kodak24, and what one change does, with 95 % intervals", head, body)
+    return render_rows(
+        "PSNR in dB on Kodak24 at two noise levels, and what one change does, with 95 % intervals", columns
+    )
 
 
 def describe_findings(study: Study) -> str:

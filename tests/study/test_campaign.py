@@ -256,7 +256,7 @@ def test_names_and_budgets_that_do_not_exist(tmp_path):
 def test_status_reads_as_a_table(tmp_path):
     text = campaign.format_status(campaign.status(tmp_path))
     assert "sadnet-colour-50 " in text
-    assert f"{len(experiments.load())} waiting" in text
+    assert f"{sum(len(one.seeds) for one in experiments.load())} waiting" in text
 
 
 def test_one_run_for_a_scheduler(published, results):
