@@ -71,7 +71,7 @@ def describe_suspects(study: Study) -> str:
     """PSNR on Kodak24 of every experiment, under each convention of the noise, and against its neighbour."""
     groups = {group.first["experiment"]: group for group in study.groups}
     names = ["network", "differs in"]
-    names += [name for level in LEVELS for name in (f"at {level:g}: as it is / clipped", f"change at {level:g}")]
+    names += [name for level in LEVELS for name in (f"at {level:g}", f"change at {level:g}")]
     columns: dict[str, list[str]] = {name: [] for name in names}
     for experiment in study.experiments:
         group = groups.get(experiment.name)
@@ -91,9 +91,12 @@ def describe_suspects(study: Study) -> str:
             column.append(cell)
     if not columns["network"]:
         return NOT_YET
-    return render_rows(
-        "PSNR in dB on Kodak24 at two noise levels, and what one change does, with 95 % intervals", columns
+    levels = " and ".join(f"{level:g}" for level in LEVELS)
+    caption = (
+        f"PSNR in dB on Kodak24 at sigma {levels}, for noise as it is / clipped, and what one change does, with 95 % "
+        "intervals"
     )
+    return render_rows(caption, columns)
 
 
 def describe_findings(study: Study) -> str:
