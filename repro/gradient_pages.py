@@ -184,7 +184,7 @@ def describe_real(study: Study) -> str:
 
 
 # What stands in the place of a photograph's noise -> the prefix of its columns in camera_noise.csv.
-REPLACED = {"as photographed": "", "values shuffled": "shuffled_", "Gaussian, same spectrum": "spectrum_"}
+REPLACED = {"factor": "", "shuffled": "shuffled_", "same spectrum": "spectrum_"}
 
 
 def describe_camera_noise(study: Study) -> str:
@@ -194,7 +194,7 @@ def describe_camera_noise(study: Study) -> str:
         return "Not measured yet: `repro data noise` does it."
     scenes = camera_noise.average_scenes(table)
     factors = {label: scenes["sigma_255"] / scenes[f"{kind}estimate_255"] for label, kind in REPLACED.items()}
-    factors["white Gaussian"] = scenes["control_sigma_255"] / scenes["control_estimate_255"]
+    factors["white"] = scenes["control_sigma_255"] / scenes["control_estimate_255"]
     body = ""
     for name, rows in scenes.groupby("dataset"):
         neighbours = rows[["correlation_right", "correlation_down"]].mean(axis=None)
@@ -202,10 +202,14 @@ def describe_camera_noise(study: Study) -> str:
         cells += [f"{neighbours:.2f}", f"{rows['correlation_colours'].mean():.2f}"]
         cells += [f"{factor[rows.index].mean():.1f}" for factor in factors.values()]
         body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    head = ("set", "photographs", "strength, gray levels", "correlation of neighbours", "of red and green")
-    head += tuple(f"factor, {label}" for label in factors)
-    shown = _table("Noise of cameras, and its strength over scikit-image's estimate of it", head, body)
-    return f"{shown}\n\n{_compare_factors(scenes.assign(factor=factors['as photographed']))}"
+    head = ("set", "images", "strength", "neighbours", "colours", *factors)
+    caption = (
+        "Noise of cameras: its strength in gray levels; correlation of neighbouring values, and of red and green; the "
+        "factor by which scikit-image's estimate is too small, for the noise as photographed, its values shuffled, "
+        "Gaussian noise of the same spectrum, and white noise of the same strength"
+    )
+    shown = _table(caption, head, body)
+    return f"{shown}\n\n{_compare_factors(scenes.assign(factor=factors['factor']))}"
 
 
 def _compare_factors(scenes: pd.DataFrame) -> str:
