@@ -184,7 +184,7 @@ def describe_real(study: Study) -> str:
 
 
 # What stands in the place of a photograph's noise -> the prefix of its columns in camera_noise.csv.
-REPLACED = {"factor": "", "shuffled": "shuffled_", "same spectrum": "spectrum_"}
+REPLACED = {"factor": "", "shuffled": "shuffled_", "spectrum": "spectrum_"}
 
 
 def describe_camera_noise(study: Study) -> str:
@@ -198,11 +198,11 @@ def describe_camera_noise(study: Study) -> str:
     body = ""
     for name, rows in scenes.groupby("dataset"):
         neighbours = rows[["correlation_right", "correlation_down"]].mean(axis=None)
-        cells = [str(name), str((table["dataset"] == name).sum()), f"{rows['sigma_255'].mean():.1f}"]
+        cells = [str(name), f"{rows['sigma_255'].mean():.1f}"]
         cells += [f"{neighbours:.2f}", f"{rows['correlation_colours'].mean():.2f}"]
         cells += [f"{factor[rows.index].mean():.1f}" for factor in factors.values()]
         body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    head = ("set", "images", "strength", "neighbours", "colours", *factors)
+    head = ("set", "strength", "neighbours", "colours", *factors)
     caption = (
         "Noise of cameras: its strength in gray levels; correlation of neighbouring values, and of red and green; the "
         "factor by which scikit-image's estimate is too small, for the noise as photographed, its values shuffled, "
