@@ -225,12 +225,9 @@ def describe_table7(settled: pd.DataFrame) -> str:
 
 
 @cache
-def count_all(height: int = HEIGHT, width: int = WIDTH) -> dict[str, Cost]:
+def count_all() -> dict[str, Cost]:
     """Counts of every network of the benchmark, by its name there."""
-    return {
-        name: measure_cost(build(model, **sizes), height, width)
-        for name, (model, sizes) in NETWORKS.items()
-    }  # fmt: skip
+    return {name: measure_cost(build(model, **sizes), HEIGHT, WIDTH) for name, (model, sizes) in NETWORKS.items()}
 
 
 def _printed(settled: pd.DataFrame, **fields) -> str:
@@ -322,7 +319,7 @@ def collect_points(settled: pd.DataFrame, study: Study) -> pd.DataFrame:
     for _, claim in ledger.find(settled, source="001", table="Table 3", **column).iterrows():
         if claim["method"] in PRINTED:
             rows.append((claim["method"], PRINTED[claim["method"]], claim["number"], "printed"))
-    parameters = {name: cost.parameters for name, cost in count_all(8, 8).items()}
+    parameters = {name: cost.parameters for name, cost in count_all().items()}
     for group in study.groups:
         record = group.first
         about = record.find_evaluation("kodak24", 50)

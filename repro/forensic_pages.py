@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from repro import files, plots
-from repro.pages import load_settled, show_verdict
+from repro.pages import show_verdict
 from repro.study import forensics, verdicts
 from repro.study.forensics import MEASURED, METHODS, NO_EFFECT, STATES, WAITING, Disagreement, Effect, Finding
 from repro.study.statistics import Interval
@@ -26,10 +26,9 @@ PART = '<div style="margin-bottom: 0.4rem">'  # opens one of several things said
 EMPTY = "Nothing is measured yet; the table names the command for each effect."
 
 
-def write_all(folder: Path) -> None:
+def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
     """Write the page's fragments into ``folder``."""
-    study = Study.load()
-    settled, findings = load_settled(), forensics.find(study)
+    findings = forensics.find(study)
     fragments: dict[str, Callable[[], str]] = {
         "forensics_counts": lambda: describe_counts(findings),
         "forensics_effects": lambda: describe_effects(findings, folder),

@@ -31,12 +31,11 @@ KINDS = {
 PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "ScaoedNet": ("004",)}
 
 
-def write_all(folder: Path) -> None:
+def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
     # They use this module.
     from repro import blindspot_pages, cost_pages, gradient_pages, sadnet_pages, stage_pages, viewers
 
-    study, settled = Study.load(), load_settled()
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: describe_glance(settled, study),
         **{f"glance_{paper.lower()}": partial(describe_paper, settled, sources) for paper, sources in PAPERS.items()},
@@ -362,9 +361,8 @@ def describe_ledger(settled: pd.DataFrame) -> str:
     )
 
 
-def load_settled() -> pd.DataFrame:
-    """The claims with their verdicts, from what is committed now."""
-    study = Study.load()
+def join_verdicts(study: Study) -> pd.DataFrame:
+    """The claims with their verdicts, which are settled here."""
     return study.claims.join(verdicts.settle_all(study).drop(columns="id"))
 
 

@@ -21,6 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from repro import files, forensic_pages, pages, rerun_pages, status_pages
 from repro.errors import ReproError
+from repro.study.verdicts import Study
 
 # In this order: where no trained network is published, the later ones use the one that the first trains.
 NOTEBOOKS = ("first_look", "gallery", "offsets", "operator", "tables", "train", "evaluate")
@@ -127,8 +128,10 @@ def build() -> Path:
 
 def write_fragments(folder: Path) -> None:
     """Write into ``folder`` what the prose pages include, numbers from claims, records and verdicts."""
-    pages.write_all(folder)
-    forensic_pages.write_all(folder)
+    study = Study.load()
+    settled = pages.join_verdicts(study)
+    pages.write_all(folder, study, settled)
+    forensic_pages.write_all(folder, study, settled)
     status_pages.write_all(folder, NOTEBOOKS)
     rerun_pages.write_all(folder)
 

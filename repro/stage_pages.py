@@ -1,5 +1,6 @@
 """What the chapter on ScaoedNet shows: its verdicts, its stages as curves, and their pictures side by side."""
 
+import copy
 import re
 from html import escape
 from pathlib import Path
@@ -8,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import repro
 from repro import plots, timing
@@ -116,11 +116,11 @@ def measure_kept_gib(net: ScaoedNet) -> float:
         kept[storage._cdata] = storage  # held, so that no other storage takes its place
         return tensor
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        patches = torch.empty(BATCH, net.sizes.channels, PATCH, PATCH)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            net(patches)
-    weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
+    shapes = copy.deepcopy(net).to("meta")
+    patches = torch.empty(BATCH, net.sizes.channels, PATCH, PATCH, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        shapes(patches)
+    weights = {parameter.untyped_storage()._cdata for parameter in shapes.parameters()}
     return sum(storage.nbytes() for key, storage in kept.items() if key not in weights) / 2**30
 
 

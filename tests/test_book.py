@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from repro import book, files, pages, pdf, publish
+from repro.study import verdicts
 
 ROOT = files.root()
 BUILT = ROOT / "_build" / "html"
@@ -49,7 +50,7 @@ def test_mathjax_lies_beside_the_book():
 
 
 def test_ledger_shows_every_claim_and_escapes_it():
-    settled = pages.load_settled()
+    settled = pages.join_verdicts(verdicts.Study.load())
     settled.loc[settled.index[0], "note"] = "<script>alert(1)</script>"
     page = pages.describe_ledger(settled)
     assert page.count("<tr id=") == len(settled)

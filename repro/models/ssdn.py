@@ -397,7 +397,7 @@ class SSDN(Denoiser):
             if low is None or low != high:
                 raise ReproError(f"{self.name} must be told the noise level: give {keyword}.")
             level = low / 255 if family == "gaussian" else low
-        level = torch.as_tensor(level, dtype=torch.float64).to(noisy.device)
+        level = torch.as_tensor(level, dtype=torch.float64)
         if family == "poisson":
             level = 1 / level
         top = 1 if family == "impulse" else float("inf")
@@ -406,7 +406,7 @@ class SSDN(Denoiser):
             raise ReproError(f"{keyword} of {family} noise is {allowed}, one number or one per image, not {level}.")
         if level.numel() not in (1, len(noisy)):
             raise ReproError(f"There are {level.numel()} values of {keyword} for {len(noisy)} images.")
-        return level.reshape(-1, 1, 1)
+        return level.to(noisy.device).reshape(-1, 1, 1)
 
     @classmethod
     def upstream_sizes(cls, arrays: dict[str, Tensor]) -> dict:

@@ -88,7 +88,7 @@ def deform_conv2d(
         if not isinstance(tensor, Tensor) and not (tensor is None and name in ("bias", "mask")):
             raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}.")
     device = input.device.type
-    if torch.is_autocast_enabled(device):
+    if _casts(device):
         low = torch.get_autocast_dtype(device)
         input, weight, bias = (
             tensor.to(low) if tensor is not None and tensor.dtype != torch.float64 else tensor
@@ -339,10 +339,15 @@ def _(grad_output, input, offset, weight, mask, stride, padding, dilation, needs
     ]
 
 
+def _casts(device: str) -> bool:
+    """Whether autocast is on; a device that has none ("meta") cannot be asked."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _without_autocast(tensor: Tensor):
     """The types are settled by now: what an implementation computes inside must not be cast once more."""
     kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if _casts(kind) else nullcontext()
 
 
 def _owners(input, offset, weight, mask) -> list[tuple]:

@@ -13,13 +13,13 @@ networks of the paper's Table 7 are met to the printed digit by these rules.
 the picture with every other: at 480x320 that is three times the work of all its convolutions.
 """
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.models.base import Denoiser, count_parameters
@@ -58,30 +58,20 @@ def measure_cost(net: nn.Module, height: int, width: int, channels: int | None =
         flops.append(by_profiler)
         macs.append(true)
 
-    portioned = [m for m in net.modules() if hasattr(m, "pairs_at_once")]
-    # A filter inside (BM3D as naive denoiser) wants values, and does nothing that is counted.
-    filters = [m for m in net.modules() if getattr(m, "weightless", False)]
-    hooks = [m.register_forward_hook(count) for m in net.modules() if _find_rule(m)]
-    training = net.training
-    net.eval()
-    try:
-        for module in portioned:
+    # A copy on the device whose tensors have a shape and no values: every layer runs, nothing is computed.
+    shapes = copy.deepcopy(net).to("meta").eval()
+    for module in shapes.modules():
+        if hasattr(module, "pairs_at_once"):
             module.pairs_at_once = sys.maxsize
-        for module in filters:
+        if getattr(module, "weightless", False):
+            # A filter inside (BM3D as naive denoiser) wants values, and does nothing that is counted.
             module.forward = lambda noisy, **_: noisy
-        # Tensors that have a shape and a device but no values: every layer runs, nothing is computed.
-        counter = FlopCounterMode(display=False)
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-            image = torch.empty(1, channels, height, width)
-            net(image, sigma=0.1) if getattr(net, "needs_sigma", False) else net(image)
-    finally:
-        net.train(training)
-        for hook in hooks:
-            hook.remove()
-        for module in portioned:
-            del module.pairs_at_once  # back to the class's
-        for module in filters:
-            del module.forward
+        if _find_rule(module):
+            module.register_forward_hook(count)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        image = torch.empty(1, channels, height, width, device="meta")
+        shapes(image, sigma=0.1) if getattr(shapes, "needs_sigma", False) else shapes(image)
     by_operator = counter.get_flop_counts().get("Global", {})
     products = sum(count for operator, count in by_operator.items() if operator in PRODUCTS) // 2
     return Cost(count_parameters(net), sum(flops), sum(macs), products)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import repro
-from repro import blindspot_pages, files, timing, weights
+from repro import blindspot_pages, files, pages, timing, weights
 from repro.data import catalog
 from repro.errors import ReproError
-from repro.study import claims, experiments, ssdn, verdicts
+from repro.study import claims, experiments, ssdn
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
 from repro.train import learning_rate
 
@@ -200,7 +200,7 @@ def test_methods_of_the_table_share_one_recipe():
 
 def test_the_chapter_shows_every_cell_and_statement():
     study = Study(claims.find(LEDGER, source="002"), EXPERIMENTS, [])
-    frame = study.claims.join(verdicts.settle_all(study).drop(columns="id"))
+    frame = pages.join_verdicts(study)
     assert blindspot_pages.describe_table(frame).count("<tr>") == 1 + len(TABLE)
     assert "known over CBM3D" in blindspot_pages.describe_statements(frame)
 
