@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 from repro import files, plots
 from repro.pages import show_verdict
 from repro.study import forensics, verdicts
-from repro.study.forensics import MEASURED, METHODS, NO_EFFECT, STATES, WAITING, Disagreement, Effect, Finding
+from repro.study.forensics import (
+    MEASURED,
+    METHODS,
+    NO_EFFECT,
+    STATES,
+    WAITING,
+    Comparison,
+    Disagreement,
+    Effect,
+    Finding,
+)
 from repro.study.statistics import Interval
 from repro.study.verdicts import Study
 
@@ -62,14 +72,16 @@ def _sign(number: float, digits: int = 2) -> str:
 def describe_counts(findings: list[Finding]) -> str:
     """How many disagreements there are, how many are measured, and what came out of that."""
     by_state = {state: [finding for finding in findings if finding.state == state] for state in STATES}
+    waiting = [finding for finding in by_state[WAITING] if finding.can_be_run]
     effects = forensics.list_effects(findings)
     large = [effect for _, effect in effects if effect.matters]
     small = [effect for _, effect in effects if effect.interval.sign and not effect.matters]
     unclear = len(effects) - len(large) - len(small)
     counts = (
         f"**{len(findings)} disagreements** are listed. Of {len(by_state[MEASURED])} the effect is measured, "
-        f"{len(by_state[WAITING])} are not measured yet and say how to do it, and {len(by_state[NO_EFFECT])} have "
-        "none on a picture (a count, a slip of the pen, a time), or none that can be found out here."
+        f"{len(waiting)} are not measured yet and say how to do it, {len(by_state[WAITING]) - len(waiting)} are not "
+        f"measured and say why, and {len(by_state[NO_EFFECT])} have none on a picture: a count, a time, a slip of the "
+        "pen, two descriptions of one thing."
     )
     if not effects:
         return counts
@@ -209,7 +221,8 @@ def _list_printed(finding: Finding) -> str:
 
 def describe_table(findings: list[Finding], settled: pd.DataFrame) -> str:
     """Every disagreement: who says what, and its effect. Works without the script that filters it."""
-    rows = "".join(_row(finding, settled) for finding in findings)
+    points = {finding.disagreement.id: finding.disagreement for finding in findings}
+    rows = "".join(_row(finding, settled, points) for finding in findings)
     head = "".join(f'<th scope="col">{name}</th>' for name in ("point", "who does what", "effect"))
     methods = _options([method for method in METHODS if any(f.disagreement.method == method for f in findings)])
     states = _options([state for state in STATES if any(f.state == state for f in findings)])
@@ -239,16 +252,16 @@ def list_rows(findings: list[Finding]) -> pd.DataFrame:
             measured = {"change": effect.comparison.change, "effect": mean, "low": low, "high": high}
             measured |= {"unit": effect.unit, "images": images, "word": effect.word}
             measured |= {"a": str(effect.comparison.a), "b": str(effect.comparison.b)}
-            rows.append(about | measured)
+            rows.append(about | measured | {"joint": " ".join(effect.comparison.joint)})
         for gap in finding.gaps:
-            sides = {"a": str(gap.comparison.a), "b": str(gap.comparison.b)}
+            sides = {"a": str(gap.comparison.a), "b": str(gap.comparison.b), "joint": " ".join(gap.comparison.joint)}
             rows.append(about | {"change": gap.comparison.change, "command": gap.command or gap.reason} | sides)
-        if not (finding.effects or finding.gaps):
-            rows.append(about | {"command": " && ".join(entry.commands) or entry.no_effect})
+        for told in (" && ".join(entry.commands), entry.unmeasured, entry.no_effect):
+            rows += [about | {"command": told}] if told else []
     return pd.DataFrame(rows).round(4)
 
 
-def _row(finding: Finding, settled: pd.DataFrame) -> str:
+def _row(finding: Finding, settled: pd.DataFrame, points: dict[str, Disagreement]) -> str:
     entry = finding.disagreement
     says = "".join(
         f'<div><span class="why">{label}:</span> {_text(getattr(entry, name))}</div>'
@@ -260,22 +273,32 @@ def _row(finding: Finding, settled: pd.DataFrame) -> str:
     return (
         f'<tr id="{entry.id}" data-method="{entry.method}" data-state="{finding.state}">'
         f'<td><b>{entry.method}</b>, {escape(entry.point)}<div class="id">{entry.id}</div></td>'
-        f"<td>{says}</td><td>{_show_finding(finding, settled)}</td></tr>"
+        f"<td>{says}</td><td>{_show_finding(finding, settled, points)}</td></tr>"
     )
 
 
-def _show_finding(finding: Finding, settled: pd.DataFrame) -> str:
+def _show_finding(finding: Finding, settled: pd.DataFrame, points: dict[str, Disagreement]) -> str:
     entry = finding.disagreement
-    parts = [_show_effect(effect) for effect in sorted(finding.effects, key=lambda e: -abs(e.interval.mean))]
+    parts = [_show_effect(effect, points) for effect in sorted(finding.effects, key=lambda e: -abs(e.interval.mean))]
     waiting: dict[str, list[str]] = {}
     for gap in finding.gaps:
         waiting.setdefault(gap.command or gap.reason, []).append(gap.comparison.change)
     for how, changes in waiting.items():
         shown = f"<code>{escape(how)}</code>" if how.startswith("repro ") else escape(how)
         parts.append(f'{PART}not measured: {escape("; ".join(changes))}<div class="why">{shown}</div></div>')
+    parts += [_show_joint(gap.comparison, points) for gap in finding.gaps]
+    shared = forensics.list_joint(entry.id, points.values())
+    word = f"{WAITING} separately" if shared else WAITING
     if entry.commands:
         lines = "<br>".join(f"<code>{escape(command)}</code>" for command in entry.commands)
-        parts.append(f'{PART}not measured<div class="why">{lines}</div></div>')
+        parts.append(f'{PART}{word}<div class="why">{lines}</div></div>')
+    if entry.unmeasured:
+        parts.append(f'{PART}{word}<div class="why">{_text(entry.unmeasured)}</div></div>')
+    for other, comparison in shared:
+        parts.append(
+            f'<div class="why">one of the {len(comparison.joint)} points whose joint effect stands at '
+            f'<a href="#{other.id}">{escape(other.point)}</a></div>'
+        )
     if entry.no_effect:
         parts.append(f"{PART}{escape(entry.no_effect)}</div>")
     if finding.printed:
@@ -290,11 +313,19 @@ def _show_finding(finding: Finding, settled: pd.DataFrame) -> str:
     return "".join(parts)
 
 
-def _show_effect(effect: Effect) -> str:
+def _show_joint(comparison: Comparison, points: dict[str, Disagreement]) -> str:
+    """Which points a comparison changes at once, where they are several."""
+    if not comparison.joint:
+        return ""
+    links = (f'<a href="#{name}">{escape(points[name].point)}</a>' for name in comparison.joint)
+    return f'<div class="why">one joint effect of {len(comparison.joint)} points: {"; ".join(links)}</div>'
+
+
+def _show_effect(effect: Effect, points: dict[str, Disagreement]) -> str:
     images = _count(effect.interval.count, "image")
     return (
         f"{PART}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: {escape(effect.comparison.change)}"
-        f'<div class="why">{images}; {escape(effect.runs)}</div></div>'
+        f'<div class="why">{images}; {escape(effect.runs)}</div>{_show_joint(effect.comparison, points)}</div>'
     )
 
 

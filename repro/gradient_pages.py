@@ -87,7 +87,7 @@ def describe_suspects(study: Study) -> str:
             name = f"kodak24-{level:g}"
             cells.append(" / ".join(_mean(group, f"{name}{ending}") for ending in ("", "-clipped")))
             both = neighbour and all(level in _levels(side) for side in (group, neighbour))
-            cells.append(compare(group.per_image(name), neighbour.per_image(name)).signed() if both else "")
+            cells.append(compare(group.per_seed(name), neighbour.per_seed(name)).signed() if both else "")
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     if not columns["network"]:
@@ -109,7 +109,7 @@ def describe_findings(study: Study) -> str:
     effects = []
     for name, (other, change) in SUSPECTS.items():
         if name in groups and other in groups and all(LEVELS[1] in _levels(groups[side]) for side in (name, other)):
-            one, two = (groups[side].per_image("kodak24-50") for side in (name, other))
+            one, two = (groups[side].per_seed("kodak24-50") for side in (name, other))
             effects.append((compare(one, two), change, name))
     telling = sorted((e for e in effects if e[0].sign), key=lambda effect: -abs(effect[0].mean))
     if telling:

@@ -100,7 +100,7 @@ def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experim
             continue
         difference = "–"
         if group is not neighbour and neighbour is not None:
-            paired = compare(group.per_image(ON), neighbour.per_image(ON))
+            paired = compare(group.per_seed(ON), neighbour.per_seed(ON))
             difference = f"{paired.mean:+.2f} ({paired.low:+.2f} to {paired.high:+.2f})"
         cells = (
             f"<code>{escape(experiment.name)}</code> {escape(experiment.why)}", _name_training(group.first),

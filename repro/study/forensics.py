@@ -6,12 +6,15 @@ A comparison names two evaluations of records, ``experiment/evaluation/metric``;
 name in the record's metrics (:attr:`repro.study.experiments.Evaluation.name`), ``stage-3`` for a stage of
 stages.csv, or ``gradient-zero-25`` for a kind of gradient and a noise level of gradients.csv.
 
-What has no record yet is missing, with the command that measures it. Nothing is estimated.
+What has no record yet is missing, with the command that measures it, and what no option of the study can measure
+says why. Nothing is estimated. A comparison that changes several points at once names them (``joint``): its effect is
+that of all of them, and none of theirs alone.
 """
 
 import math
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +86,7 @@ class Comparison:
     a: Column
     b: Column
     differs: tuple[str, ...] = ()  # training settings, besides the network, in which the two runs may differ
+    joint: tuple[str, ...] = ()  # ids of all points that it changes at once, where they are several
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Disagreement:
     code: str = ""
     comparisons: tuple[Comparison, ...] = ()
     commands: tuple[str, ...] = ()  # measure it where no experiment of the list does
+    unmeasured: str = ""  # why an effect that there may be, or a part of it, cannot be measured here
     no_effect: str = ""  # why there is nothing to measure in a picture
     claims: tuple[str, ...] = ()  # ids of the ledger that speak of the same point
     printed: tuple[tuple[str, str], ...] = ()  # pairs of claim ids whose printed values differ
@@ -192,7 +197,13 @@ class Finding:
     def state(self) -> str:
         if self.effects:
             return MEASURED
-        return WAITING if self.gaps or self.disagreement.commands else NO_EFFECT
+        entry = self.disagreement
+        return WAITING if self.gaps or entry.commands or entry.unmeasured else NO_EFFECT
+
+    @property
+    def can_be_run(self) -> bool:
+        """Whether some command measures what is not measured yet."""
+        return bool(self.disagreement.commands) or any(gap.command for gap in self.gaps)
 
     @property
     def size_db(self) -> float:
@@ -211,6 +222,12 @@ def load(path: str | Path | None = None) -> list[Disagreement]:
     names = [entry.id for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ReproError(f"{path.name}: the id {twice[0]!r} occurs twice.")
+    for entry in entries:
+        for comparison in entry.comparisons:
+            if unknown := set(comparison.joint) - set(names):
+                raise ReproError(f"{path.name}: {entry.id} speaks of the point {min(unknown)!r}, which is not listed.")
+            if len(set(comparison.joint)) == 1:
+                raise ReproError(f"{path.name}: {entry.id} has a joint effect of a single point.")
     return entries
 
 
@@ -234,8 +251,11 @@ def _read(row: dict, file: str) -> Disagreement:
         raise ReproError(f"{file}: {name} has no method of {', '.join(METHODS)}.")
     if not (entry.paper or entry.reproduction or entry.code):
         raise ReproError(f"{file}: {name} has no source that says anything.")
-    if bool(entry.no_effect) == bool(entry.comparisons or entry.commands):
-        raise ReproError(f"{file}: {name} needs what measures it, or the reason why nothing can, and not both.")
+    if bool(entry.no_effect) == bool(entry.comparisons or entry.commands or entry.unmeasured):
+        raise ReproError(
+            f"{file}: {name} needs what measures it or why nothing can, or the reason why there is no effect, and not "
+            "both."
+        )
     for comparison in entry.comparisons:
         if comparison.a.unit != comparison.b.unit:
             raise ReproError(f"{file}: {name} compares {comparison.a.unit} with {comparison.b.unit}.")
@@ -247,8 +267,7 @@ def _read(row: dict, file: str) -> Disagreement:
 def measure(comparison: Comparison, study: Study) -> Effect | Gap:
     """The effect of a comparison, or what is missing for it.
 
-    Values of several seeds are averaged image by image, as everywhere in the study. Raises ReproError where
-    the two sides are not of the same images.
+    Raises ReproError where the two sides are not of the same images.
     """
     groups = {group.first["experiment"]: group for group in study.groups}
     sides = (comparison.a, comparison.b)
@@ -259,10 +278,10 @@ def measure(comparison: Comparison, study: Study) -> Effect | Gap:
         return Gap(comparison, reason=f"the two runs also differ in {', '.join(surplus)}")
     values = []
     for side, group in zip(sides, (first, second), strict=True):
-        columns = [side.read(record) for record in group.records]
-        if any(column is None for column in columns):
+        columns = {record.name: side.read(record) for record in group.records}
+        if any(column is None for column in columns.values()):
             return Gap(comparison, reason=f"the record of {side.experiment} has no {side.evaluation} {side.metric}")
-        values.append(pd.concat(columns, axis=1).mean(axis=1, skipna=False))
+        values.append(pd.concat(columns, axis=1))
     try:
         interval = compare(*values)
     except ValueError as error:
@@ -278,7 +297,8 @@ def _foreign_settings(first: Group, second: Group, allowed: tuple[str, ...]) -> 
 
 
 def find(study: Study, entries: list[Disagreement] | None = None) -> list[Finding]:
-    """Every disagreement with its effects, the largest first; then those that wait; then those without an effect."""
+    """Every disagreement with its effects: the largest first, then those that wait for a command, then those that
+    cannot be measured here, then those without an effect."""
     findings = []
     for entry in load() if entries is None else entries:
         results = [measure(comparison, study) for comparison in entry.comparisons]
@@ -286,7 +306,17 @@ def find(study: Study, entries: list[Disagreement] | None = None) -> list[Findin
         gaps = tuple(result for result in results if isinstance(result, Gap))
         printed = tuple(_subtract_printed(pair, entry, study) for pair in entry.printed)
         findings.append(Finding(entry, effects, gaps, printed))
-    return sorted(findings, key=lambda finding: (STATES.index(finding.state), -finding.size_db))
+    return sorted(findings, key=lambda f: (STATES.index(f.state), -f.size_db, f.state == WAITING and not f.can_be_run))
+
+
+def list_joint(point: str, entries: Iterable[Disagreement]) -> list[tuple[Disagreement, Comparison]]:
+    """The comparisons told at other points that change this one (an id) together with others."""
+    return [
+        (entry, comparison)
+        for entry in entries
+        for comparison in entry.comparisons
+        if entry.id != point and point in comparison.joint
+    ]
 
 
 def _subtract_printed(pair: tuple[str, str], entry: Disagreement, study: Study) -> float:

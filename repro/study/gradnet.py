@@ -125,7 +125,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     group = groups[0]
     about = group.first.find_evaluation(dataset, sigma)
     evaluation = about["name"]
-    values = group.per_image(evaluation)
+    values = group.per_seed(evaluation)
     facts = verdicts.hold_against(claim, group, values) | {"command": group.command(evaluation)}
     if about.get("crop_side") and not group.smaller:
         by_crops, reach = _measure_crops(claim, group, evaluation)
@@ -143,7 +143,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     images = None
     for other in find("BM3D", study, dataset, sigma):
         if images is None and other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
-            images = values, other.per_image(evaluation)
+            images = values, other.per_seed(evaluation)
     holds, why = verdicts.judge_side(claim, facts["ours"], _find_bm3d(claim, study), images)
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, f"{near}; {why}.", **facts)
 
@@ -298,7 +298,7 @@ def _settle_estimate(claim: pd.Series, study: Study) -> Verdict:
     verdict = _judge_on_other_photographs(claim, times_5[0], plain[0], evaluation)
     if not all(group.first.find_evaluation("sidd_samples", None) for group in (times_5[0], plain[0])):
         return verdict
-    blocks = compare(times_5[0].per_image("sidd_samples"), plain[0].per_image("sidd_samples"))
+    blocks = compare(times_5[0].per_seed("sidd_samples"), plain[0].per_seed("sidd_samples"))
     return replace(verdict, reason=f"{verdict.reason} On {blocks.count} blocks of SIDD: {blocks.signed()} dB.")
 
 
@@ -361,7 +361,7 @@ def _settle_clean_target(claim: pd.Series, study: Study) -> Verdict:
     """Whether 003's DnCNN, trained here to give the clean image, denoises."""
     for group in study.find("dncnn", "16 layers, width 32", "rgb", "kodak24", 25):
         evaluation = group.first.find_evaluation("kodak24", 25)["name"]
-        gained = compare(group.per_image(evaluation), group.per_image(evaluation, "psnr_noisy_db"))
+        gained = compare(group.per_seed(evaluation), group.per_seed(evaluation, "psnr_noisy_db"))
         facts = {"difference": gained.mean, "low": gained.low, "high": gained.high, "budget": group.budget}
         facts |= {"evidence": group.names, "command": group.command(evaluation)}
         what = f"{gained.signed()} dB over the noisy images at sigma 25"

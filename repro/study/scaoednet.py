@@ -157,7 +157,7 @@ def _settle_ensemble(claim: pd.Series, study: Study) -> Verdict:
             single = evaluation["name"].replace("-ensemble", "")
             if not evaluation.get("ensemble") or single not in {e["name"] for e in group.first["evaluations"]}:
                 continue
-            values = (group.per_image(name, column) for name in (evaluation["name"], single))
+            values = (group.per_seed(name, column) for name in (evaluation["name"], single))
             paired = compare(*values)
             shown = f"{paired.signed()} dB"
             if metric == "ssim":
@@ -231,15 +231,17 @@ def _stages(group: Group) -> list[int]:
     return sorted(group.first.stages["stage"].unique())
 
 
-def _of_stage(group: Group, stage: int, column: str) -> pd.Series:
-    """A value per image, the mean over the seeds."""
-    tables = [record.stages for record in group.records]
-    columns = [table[table["stage"] == stage].set_index("image")[column].astype(float) for table in tables]
-    return pd.concat(columns, axis=1).mean(axis=1)
+def _of_stage(group: Group, stage: int, column: str) -> pd.DataFrame:
+    """A value per image, a column for each seed."""
+    tables = {record.name: record.stages for record in group.records}
+    columns = {
+        name: table[table["stage"] == stage].set_index("image")[column].astype(float) for name, table in tables.items()
+    }
+    return pd.concat(columns, axis=1)
 
 
-def of_last_stage(group: Group, column: str) -> pd.Series:
-    """A value of the last stage per image, the mean over the seeds."""
+def of_last_stage(group: Group, column: str) -> pd.DataFrame:
+    """A value of the last stage per image, a column for each seed."""
     return _of_stage(group, _stages(group)[-1], column)
 
 

@@ -56,19 +56,19 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     if measured is None:
         what = f"{claim['method']} {claim['variant']}".rstrip()
         return verdicts.untested(claim, study, f"there is no record of {what} on {claim['dataset']}")
-    group, columns = measured
+    group, frames = measured
     if claim["method"] == "CBM3D":  # Table 1 says of it that sigma is not known
-        ours = np.mean([column.mean() for column in columns])
+        ours = np.mean([_mean(frame) for frame in frames])
         why = f"the printed one finds the level itself, how is not said; ours is told it and reaches {ours:.2f} dB"
         return verdicts.untested(claim, study, why, waits=False)
-    facts = verdicts.hold_against(claim, group, *columns) | {"command": group.first["command"]}
+    facts = verdicts.hold_against(claim, group, *frames) | {"command": group.first["command"]}
     near = verdicts.describe_difference(facts)
     if not group.smaller:
         word = REPRODUCED if verdicts.within(facts["difference"], facts["tolerance"]) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
     cells = ledger.find(study.claims, source="002", table="Table 1", method="CBM3D", dataset=claim["dataset"])
     other = _measure(cells.iloc[0], study)
-    images = (columns[0], other[1][0]) if other is not None and len(columns) == 1 else None
+    images = (frames[0], other[1][0]) if other is not None and len(frames) == 1 else None
     holds, why = verdicts.judge_side(claim, facts["ours"], cells.iloc[0], images)
     word = DIRECTION if holds else NOT_REPRODUCED
     return Verdict(claim["id"], word, f"{near} at the {group.budget} budget; {why}.", **facts)
@@ -92,15 +92,15 @@ def _settle_value_of_range(claim: pd.Series, study: Study) -> Verdict:
     return verdicts.untested(claim, study, "there is no network for a range of levels")
 
 
-def _measure(claim: pd.Series, study: Study) -> tuple[Group, list[pd.Series]] | None:
-    """The network that answers a claim, and its PSNR per image of each of the claim's image sets."""
+def _measure(claim: pd.Series, study: Study) -> tuple[Group, list[pd.DataFrame]] | None:
+    """The network that answers a claim, and its PSNR per image and seed of each of the claim's image sets."""
     run = RUNS.get((claim["method"], claim["variant"]))
     sets = [ledger.DATASETS[name, "rgb"] for name in claim["dataset"].split("+")]
     groups = study.find(*run, "rgb", sets[0], SIGMA_255) if run else []
     for group in groups:
         found = [group.first.find_evaluation(name, SIGMA_255) for name in sets]
         if all(found):
-            return group, [group.per_image(evaluation["name"]) for evaluation in found]
+            return group, [group.per_seed(evaluation["name"]) for evaluation in found]
     return None
 
 
@@ -129,7 +129,7 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
     return verdicts.judge_ordering(claim, first[0], second[0], evaluation)
 
 
-def _of(name: tuple[str, str], claim: pd.Series, study: Study) -> tuple[Group, list[pd.Series]] | None:
+def _of(name: tuple[str, str], claim: pd.Series, study: Study) -> tuple[Group, list[pd.DataFrame]] | None:
     return _measure(pd.Series({"method": name[0], "variant": name[1], "dataset": claim["dataset"]}), study)
 
 
@@ -171,7 +171,7 @@ def _settle_at_best(claim: pd.Series, study: Study) -> Verdict:
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
     for other in _find("N2C, patches of 64", study):  # which teach N2C more for the same work
         if other.first.find_evaluation(ledger.dataset_name(claim), SIGMA_255):
-            lead = compare(first[1][0], other.per_image(evaluation))
+            lead = compare(first[1][0], other.per_seed(evaluation))
             what += f", {lead.signed()} dB against N2C on patches of 64"
     return Verdict(claim["id"], word, f"{what}.", **_facts(first[0], second[0], paired=paired))
 
@@ -325,7 +325,7 @@ def _settle_clipping(plain: str, clipped: str, loss_db: float) -> Callable[[pd.S
             on = [e["name"] for e in group.first["evaluations"] if e["dataset"] == "kodak24" and e["clip"] == clip]
             if not on:
                 return _missing(claim, study)
-            values.append(group.per_image(on[0]))
+            values.append(group.per_seed(on[0]))
         paired = compare(*values)
         holds = paired.low > loss_db
         reason = f"Kodak24 without clipping is {paired.signed()} dB against Kodak24 with clipping"
@@ -438,17 +438,17 @@ def measure_conventions(group: Group, study: Study) -> list[Shift]:
         own.setdefault(evaluation["dataset"], evaluation)
     shifts = []
     for dataset in (name for name in own if name in ("kodak24", "bsd300test")):
-        values = group.per_image(own[dataset]["name"])
+        values = group.per_seed(own[dataset]["name"])
         who = group.first["variant"]
-        shifts.append(Shift(dataset, "one draw, then padded, nothing rounded", who, values.mean(), None))
-        rounded = group.per_image(own[dataset]["name"], "psnr_rounded_db")
-        shifts.append(Shift(dataset, "result rounded to 8 bits", who, rounded.mean(), compare(rounded, values), True))
+        shifts.append(Shift(dataset, "one draw, then padded, nothing rounded", who, _mean(values), None))
+        rounded = group.per_seed(own[dataset]["name"], "psnr_rounded_db")
+        shifts.append(Shift(dataset, "result rounded to 8 bits", who, _mean(rounded), compare(rounded, values), True))
         for other in group.first["evaluations"]:
             if other["dataset"] == dataset and other is not own[dataset] and other["sigma_255"] == SIGMA_255:
-                column = group.per_image(other["name"])
+                column = group.per_seed(other["name"])
                 originals = other.get("pad") == "clean" or other.get("repeats", 1) > 1
                 shift = compare(column, values)
-                shifts.append(Shift(dataset, _name_convention(other), who, column.mean(), shift, originals))
+                shifts.append(Shift(dataset, _name_convention(other), who, _mean(column), shift, originals))
     if {"bsd300test", "cbsd68"} <= own.keys():
         whole, part = (group.per_image(own[name]["name"]) for name in ("bsd300test", "cbsd68"))
         if set(part.index) <= set(whole.index):
@@ -456,6 +456,10 @@ def measure_conventions(group: Group, study: Study) -> list[Shift]:
             who = group.first["variant"]
             shifts.append(Shift("bsd300test", "the 68 images of CBSD68", who, part.mean(), shift, same_images=False))
     return shifts + _measure_all_300(study)
+
+
+def _mean(values: pd.DataFrame) -> float:
+    return float(values.to_numpy().mean())
 
 
 def _name_convention(evaluation: dict) -> str:

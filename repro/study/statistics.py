@@ -1,4 +1,5 @@
-"""Means with their uncertainty. Images are what is drawn: pixels of one image are not independent."""
+"""Means with their uncertainty. Images are what is drawn, since pixels of one image are not independent; and
+trainings, where there are several."""
 
 from typing import NamedTuple
 
@@ -31,29 +32,57 @@ class Interval(NamedTuple):
 def bootstrap(values: ArrayLike, draws: int = DRAWS, seed: int = 0, level: float = LEVEL) -> Interval:
     """Percentile bootstrap interval of a mean.
 
-    ``values``: one number per image, none of them NaN (ValueError). The same seed gives the same interval.
+    ``values``: one number per image, or [images, seeds]: a column for each training of the same network, drawn as
+    well, then, independently of the images. None of them is NaN (ValueError). The same ``seed`` gives the same
+    interval.
     """
-    values = np.asarray(values, np.float64).ravel()
-    if np.isnan(values).any():
-        raise ValueError("A value is missing; an interval over the rest would be of another set.")
-    if len(values) < 2:
-        mean = float(values.mean()) if len(values) else float("nan")
-        return Interval(mean, float("nan"), float("nan"), len(values))
-    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    tail = 50 * (1 - level)
-    low, high = np.percentile(values[drawn].mean(1), [tail, 100 - tail])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    return _bootstrap([_to_columns(values)], draws, seed, level)
 
 
-def compare(first: pd.Series, second: pd.Series, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Paired bootstrap of ``first - second``, two series with one value per image name.
+def compare(
+    first: pd.Series | pd.DataFrame, second: pd.Series | pd.DataFrame, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """Paired bootstrap of ``first - second``: one value per image name, or a column of them for each training.
 
     Both must be of the same images (ValueError otherwise). Pairing takes the large spread between images
-    out of the comparison: what remains is the spread of the difference.
+    out of the comparison: what remains is the spread of the difference. Of several trainings (seeds) of a network
+    one draw takes as many, with repetition; those of the two sides are drawn independently, except where both sides
+    are of the same trainings, which stay paired.
     """
     if not first.index.is_unique or set(first.index) != set(second.index) or len(first) != len(second):
         raise ValueError("A paired comparison needs the same images on both sides.")
-    return bootstrap((first - second.reindex(first.index)).to_numpy(), draws, seed)
+    first, second = pd.DataFrame(first), pd.DataFrame(second.reindex(first.index))
+    one, other = _to_columns(first), _to_columns(second)
+    if one.shape[1] == other.shape[1] == 1 or list(first.columns) == list(second.columns):
+        return _bootstrap([one - other], draws, seed, LEVEL)
+    return _bootstrap([one, -other], draws, seed, LEVEL)
+
+
+def _to_columns(values: ArrayLike) -> np.ndarray:
+    """[images, seeds]"""
+    values = np.asarray(values, np.float64)
+    if np.isnan(values).any():
+        raise ValueError("A value is missing; an interval over the rest would be of another set.")
+    return values if values.ndim == 2 else values.reshape(-1, 1)
+
+
+def _bootstrap(sides: list[np.ndarray], draws: int, seed: int, level: float) -> Interval:
+    """Of the sum over ``sides`` of the means: the same images for all, for each trainings of its own."""
+    count = len(sides[0])
+    mean = float(sum(side.mean(1) for side in sides).mean()) if count else float("nan")
+    if count < 2:
+        return Interval(mean, float("nan"), float("nan"), count)
+    random = np.random.default_rng(seed)
+    images = random.integers(count, size=(draws, count))
+    means = np.zeros(draws)
+    for side in sides:
+        trainings = side.shape[1]
+        by_training = np.stack([column[images].mean(1) for column in side.T])  # [seeds, draws]
+        chosen = random.integers(trainings, size=(trainings, draws)) if trainings > 1 else np.zeros((1, draws), int)
+        means += np.take_along_axis(by_training, chosen, 0).mean(0)
+    tail = 50 * (1 - level)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(mean, float(low), float(high), count)
 
 
 def permute(values: ArrayLike, labels: ArrayLike, strata: ArrayLike, draws: int = DRAWS, seed: int = 0) -> float:

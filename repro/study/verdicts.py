@@ -87,7 +87,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Group:
-    """The seeds of one experiment, taken together: values are means over seeds, image by image."""
+    """The seeds of one experiment, taken together."""
 
     records: tuple[Record, ...]
 
@@ -133,9 +133,14 @@ class Group:
         return " ".join(record.name for record in self.records)
 
     def per_image(self, evaluation: str, metric: str = "psnr_db") -> pd.Series:
-        """The mean over those seeds that have the evaluation: one that came later may be missing of an older record."""
-        columns = [record.per_image(evaluation, metric) for record in self.records]
-        return pd.concat([column for column in columns if len(column)] or columns, axis=1).mean(axis=1, skipna=False)
+        """The mean over the seeds."""
+        return self.per_seed(evaluation, metric).mean(axis=1, skipna=False)
+
+    def per_seed(self, evaluation: str, metric: str = "psnr_db") -> pd.DataFrame:
+        """A column for each seed that has the evaluation, by the record's name: an evaluation that came later may be
+        missing of an older record. What :func:`~repro.study.statistics.compare` takes."""
+        columns = {record.name: record.per_image(evaluation, metric) for record in self.records}
+        return pd.concat({name: column for name, column in columns.items() if len(column)} or columns, axis=1)
 
     def same_recipe(self, other: "Group") -> bool:
         """Whether two trained groups differ in nothing but the network and the seed."""
@@ -320,7 +325,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
 
 def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -> Verdict:
     """A printed PSNR against ours."""
-    facts = hold_against(claim, group, group.per_image(evaluation)) | {"command": group.command(evaluation)}
+    facts = hold_against(claim, group, group.per_seed(evaluation)) | {"command": group.command(evaluation)}
     near = describe_difference(facts)
     if not group.smaller:
         if within(facts["difference"], facts["tolerance"]):
@@ -336,10 +341,10 @@ def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -
     return Verdict(claim["id"], word, f"{near}; {why}.", **facts)
 
 
-def hold_against(claim: pd.Series, group: Group, *values: pd.Series) -> dict:
-    """Facts for a verdict on a printed PSNR. ``values`` are ours per image; where the printed value is the mean of the
-    means of several sets, one series for each, and no interval."""
-    ours = float(np.mean([series.mean() for series in values]))
+def hold_against(claim: pd.Series, group: Group, *values: pd.DataFrame) -> dict:
+    """Facts for a verdict on a printed PSNR. ``values`` are ours per image and seed; where the printed value is the
+    mean of the means of several sets, one frame for each, and no interval."""
+    ours = float(np.mean([frame.to_numpy().mean() for frame in values]))
     tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}
     facts |= {"budget": group.budget, "evidence": group.names}
@@ -357,7 +362,7 @@ def describe_difference(facts: dict) -> str:
 
 
 def judge_side(
-    claim: pd.Series, ours: float, classical: pd.Series, images: tuple[pd.Series, pd.Series] | None = None
+    claim: pd.Series, ours: float, classical: pd.Series, images: tuple[pd.DataFrame, pd.DataFrame] | None = None
 ) -> tuple[bool, str]:
     """Whether ours is on the printed value's side of a classical method, and words that say so.
 
@@ -392,7 +397,7 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
     if counterpart is not None:
         name = counterpart.first["variant"]
         printed = ledger.find(study.claims, source="001", table="Table 1", variant=name)["number"].iloc[0]
-        paired = compare(group.per_image(evaluation), counterpart.per_image(evaluation))
+        paired = compare(group.per_seed(evaluation), counterpart.per_seed(evaluation))
         side = math.copysign(1, claim["number"] - printed)
         beside = "the full network" if name == "full" else f"the state {name!r}"
         return paired.sign == side, f"{paired.signed()} dB against {beside}, image by image"
@@ -404,11 +409,11 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
     if column.empty:
         return False, "there is no classical method beside it to compare with"
     dataset, sigma = ledger.dataset_name(claim), None if math.isnan(claim["sigma_255"]) else claim["sigma_255"]
-    ours, images = group.per_image(evaluation), None
+    ours, images = group.per_seed(evaluation), None
     for other in study.find("bm3d", "full", claim["colour"], dataset, sigma):
         if images is None and other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
-            images = ours, other.per_image(evaluation)
-    return judge_side(claim, float(ours.mean()), column.iloc[0], images)
+            images = ours, other.per_seed(evaluation)
+    return judge_side(claim, float(ours.to_numpy().mean()), column.iloc[0], images)
 
 
 def _describe_real_training(claim: pd.Series, group: Group) -> str:
@@ -489,7 +494,7 @@ def _settle_over_on_real_noise(claim: pd.Series, study: Study) -> Verdict:
 
 def judge_ordering(claim: pd.Series, first: Group, second: Group, evaluation: str, metric: str = "psnr_db") -> Verdict:
     """Whether the first is better than the second, image by image."""
-    paired = compare(first.per_image(evaluation, metric), second.per_image(evaluation, metric))
+    paired = compare(first.per_seed(evaluation, metric), second.per_seed(evaluation, metric))
     smaller = first.smaller or second.smaller
     facts = {
         "difference": paired.mean, "low": paired.low, "high": paired.high,
@@ -569,7 +574,7 @@ def _settle_noise_removal(claim: pd.Series, study: Study) -> Verdict:
         found = [e["name"] for e in known if (e["sigma_255"] is None) == (claim["noise"] == "real")]
         if found:
             evaluation = found[0]
-            gained = compare(group.per_image(evaluation), group.per_image(evaluation, "psnr_noisy_db"))
+            gained = compare(group.per_seed(evaluation), group.per_seed(evaluation, "psnr_noisy_db"))
             facts = {
                 "difference": gained.mean,
                 "low": gained.low,
@@ -600,7 +605,7 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
             evaluation = ours.first.find_evaluation(dataset, sigma)["name"]
             for other in study.find(METHODS.get(name, name.lower()), "full", claim["colour"], dataset, sigma)[:1]:
                 if other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
-                    gains.append(ours.per_image(evaluation) - other.per_image(evaluation))
+                    gains.append(ours.per_seed(evaluation).sub(other.per_image(evaluation), axis=0))
         if len(gains) == 2:
             growths[name] = compare(gains[1], gains[0])
     if not growths:

@@ -15,6 +15,7 @@ from repro.cli import _assignments, app
 from repro.data import catalog
 from repro.errors import ReproError
 from repro.models import model_class
+from repro.models.sadnet import SADNetSizes
 from repro.study import claims, experiments, forensics, verdicts
 from repro.study.forensics import Column, Comparison, Effect, Gap
 from repro.study.statistics import Interval
@@ -44,7 +45,8 @@ def compare_experiments(a="one", b="two", metric="psnr_db", **settings) -> Compa
     ("words", "experiment"),
     [
         ("truncated", "sadnet-colour-50"), ("clipped and rounded", "noise-clipped"), ("128x128", "reading-replication"),
-        ("initialisation", "initialisation-default"), ("head, tail and activations", "reading-replication"),
+        ("initialisation", "initialisation-default"), ("from zeros", "initialisation-zero-offsets"),
+        ("head, tail and activations", "reading-replication"),
         ("nothing handed on", "ablation-rsab-context"), ("clipped in training and testing", "ssdn-known-clipped"),
         ("rounded to 8 bits", "ssdn-known"), ("second draw", "ssdn-n2v-port"), ("no averaging", "ssdn-n2v-plain"),
         ("a level for every value", "gradnet-naive-pixel-level"), ("slides' form", "gradnet-impl-dncnn"),
@@ -107,6 +109,33 @@ def test_a_printed_command_is_one_that_runs(command):
         assert sizes_of(**config.sizes) != sizes_of(**experiment.sizes)
 
 
+def test_what_no_option_measures_is_not_said_to_have_no_effect():
+    assert not [entry.id for entry in ENTRIES if "option" in entry.no_effect]
+
+
+def test_a_joint_effect_is_told_once_and_its_points_say_why_not_theirs():
+    joint = [comparison for entry in ENTRIES for comparison in entry.comparisons if comparison.joint]
+    assert len(joint) > 1
+    told = [(comparison.a, comparison.b) for entry in ENTRIES for comparison in entry.comparisons]
+    by_id = {entry.id: entry for entry in ENTRIES}
+    for comparison in joint:
+        assert told.count((comparison.a, comparison.b)) == 1
+        for point in map(by_id.get, comparison.joint):
+            assert point.comparisons or point.commands or point.unmeasured, point.id
+
+
+def test_the_joint_effect_of_the_replication_is_taken_apart_by_options():
+    """The options that the commands name make up the replication's network, and nothing else does."""
+    (joint,) = (c for e in ENTRIES for c in e.comparisons if c.a.experiment == "reading-replication" and c.joint)
+    commands = " ".join(command for entry in ENTRIES if entry.id in joint.joint for command in entry.commands)
+    named = {reading: SADNetSizes(reading=reading) for reading in re.findall(r"reading=(replication\S*)", commands)}
+    whole, authors = SADNetSizes(reading="replication"), SADNetSizes()
+    assert len(named) == 2
+    for option in ("activates_everywhere", "concatenates_input"):
+        assert getattr(whole, option) and not getattr(authors, option)
+        assert sum(getattr(part, option) for part in named.values()) == 1, "each in one part alone"
+
+
 def test_claims_are_in_the_ledger():
     named = [name for entry in ENTRIES for name in (*entry.claims, *(side for pair in entry.printed for side in pair))]
     assert named and set(named) <= set(LEDGER.index)
@@ -114,7 +143,8 @@ def test_claims_are_in_the_ledger():
 
 def test_no_result_is_typed():
     for entry in ENTRIES:
-        for text in (entry.point, entry.paper, entry.reproduction, entry.code, entry.ours, entry.no_effect):
+        reasons = (entry.unmeasured, entry.no_effect)
+        for text in (entry.point, entry.paper, entry.reproduction, entry.code, entry.ours, *reasons):
             assert not re.search(r"\d\s*dB|\b\d\d\.\d", text), (entry.id, text)
 
 
@@ -128,6 +158,7 @@ def write(tmp_path, text: str):
 
 
 HEAD = '[[disagreement]]\nid = "x"\nmethod = "SADNet"\npoint = "p"\nours = "o"\n'
+COMPARISON = '[[disagreement.comparison]]\nchange = "c"\na = "{}/kodak24-50/psnr_db"\nb = "base/kodak24-50/psnr_db"\n'
 
 
 @pytest.mark.parametrize(
@@ -135,12 +166,15 @@ HEAD = '[[disagreement]]\nid = "x"\nmethod = "SADNet"\npoint = "p"\nours = "o"\n
     [
         ('paper = "s"\n', "what measures it"),
         ('paper = "s"\nno_effect = "n"\ncommands = ["repro doctor"]\n', "not both"),
+        ('paper = "s"\nno_effect = "n"\nunmeasured = "u"\n', "not both"),
         ('no_effect = "n"\n', "no source"),
         ('paper = "s"\nno_effect = "n"\nsize = 1\n', "surplus"),
         ('paper = "s"\n[[disagreement.comparison]]\nchange = "c"\na = "one/two"\nb = "a/b/psnr_db"\n', "form"),
         ('paper = "s"\n[[disagreement.comparison]]\nchange = "c"\na = "a/b/seconds"\nb = "a/b/psnr_db"\n', "measure"),
         ('paper = "s"\n[[disagreement.comparison]]\nchange = "c"\na = "a/b/ssim"\nb = "a/b/psnr_db"\n', "SSIM with dB"),
         ('paper = "s"\n[[disagreement.comparison]]\nchange = "c"\na = "a/b/ssim"\nb = "a/b/ssim"\n', "itself"),
+        ('paper = "s"\n' + COMPARISON.format("a") + 'joint = ["y", "x"]\n', "'y', which is not listed"),
+        ('paper = "s"\n' + COMPARISON.format("a") + 'joint = ["x"]\n', "single point"),
         ('paper = "s"\nno_effect = "n"\n' + HEAD + 'paper = "s"\nno_effect = "n"\n', "twice"),
     ],
 )
@@ -181,10 +215,11 @@ def test_a_published_network_scored_in_another_experiment_is_still_one_network(m
     assert effect.runs == "one network, two"
 
 
-def test_seeds_are_averaged_image_by_image(make_record):
+def test_seeds_are_averaged_and_their_spread_is_in_the_interval(make_record):
     seeds = [make_record("one", values, seed=k) for k, values in enumerate(([30.0, 32.0], [32.0, 30.0]))]
     effect = forensics.measure(compare_experiments(), make_study(*seeds, make_record("two", [30.0, 30.0])))
-    assert effect.interval == (1.0, 1.0, 1.0, 2)
+    assert (effect.interval.mean, effect.interval.count) == (1.0, 2)
+    assert effect.interval.low < 1 < effect.interval.high, "each seed is better on another image"
     assert effect.runs.endswith("2 and 1 seeds")
 
 
@@ -270,22 +305,29 @@ def test_ssim_has_no_tolerance_in_decibels():
     assert make_effect(0.01, 0.005, 0.02, metric="ssim").word == "higher"
 
 
+def make_entry(name: str, body: str) -> str:
+    return HEAD.replace('"x"', f'"{name}"').replace('"p"', f'"point {name}"') + 'paper = "s"\n' + body
+
+
 def test_measured_first_by_size_then_what_waits_then_what_cannot_be(make_record, tmp_path):
-    def entry(name, body):
-        return HEAD.replace('"x"', f'"{name}"') + 'paper = "s"\n' + body
-
-    def comparison(a):
-        sides = f'a = "{a}/kodak24-50/psnr_db"\nb = "base/kodak24-50/psnr_db"\n'
-        return f'[[disagreement.comparison]]\nchange = "c"\n{sides}'
-
     texts = [
-        entry("never", 'no_effect = "n"\n'), entry("waits", comparison("absent")), entry("small", comparison("near")),
-        entry("by-hand", 'commands = ["repro doctor"]\n'), entry("large", comparison("far")),
+        make_entry("never", 'no_effect = "n"\n'), make_entry("no-option", 'unmeasured = "u"\n'),
+        make_entry("waits", COMPARISON.format("absent")), make_entry("small", COMPARISON.format("near")),
+        make_entry("by-hand", 'commands = ["repro doctor"]\n'),
+        make_entry("large", COMPARISON.format("far") .replace("[[", 'unmeasured = "u"\n[[', 1)),
     ]  # fmt: skip
     records = [make_record(name, [30 + d, 31 + d]) for name, d in (("base", 0.0), ("near", 0.1), ("far", -2.0))]
     study = make_study(*records)
     found = forensics.find(study, forensics.load(write(tmp_path, "".join(texts))))
-    assert [finding.disagreement.id for finding in found] == ["large", "small", "waits", "by-hand", "never"]
+    assert [finding.disagreement.id for finding in found] == [
+        "large", "small", "waits", "by-hand", "no-option", "never",
+    ]  # fmt: skip
+    states = [forensics.MEASURED] * 2 + [forensics.WAITING] * 3 + [forensics.NO_EFFECT]
+    assert [finding.state for finding in found] == states
+    assert [finding.can_be_run for finding in found] == [False, False, True, True, False, False]
+    counts = forensic_pages.describe_counts(found)
+    assert "Of 2 the effect is measured, 2 are not measured yet and say how to do it" in counts
+    assert "1 are not measured and say why, and 1 have none on a picture" in counts
     assert [effect.comparison.a.experiment for _, effect in forensics.list_effects(found)] == ["far", "near"]
 
 
@@ -308,8 +350,10 @@ def test_every_disagreement_has_a_row_and_nothing_is_left_unsaid(findings, table
     for finding in findings:
         effect = rows[finding.disagreement.id].rpartition("<td>")[2]
         if finding.state == forensics.WAITING:
-            assert "not measured" in effect
-            assert "<code>repro " in effect or all(gap.reason for gap in finding.gaps)
+            assert "not measured" in effect and "nothing to measure" not in effect
+            why = [gap.reason for gap in finding.gaps] + [finding.disagreement.unmeasured]
+            assert ("<code>repro " in effect) == finding.can_be_run or all(why)
+            assert finding.can_be_run or any(why)
         assert bool(re.search(r"<b>[+−]\d", effect)) == (finding.state == forensics.MEASURED)
 
 
@@ -318,6 +362,33 @@ def test_a_row_escapes_what_it_shows(make_record, tmp_path):
     found = forensics.find(make_study(), forensics.load(write(tmp_path, text)))
     page = forensic_pages.describe_table(found, pd.DataFrame())
     assert "<script>" not in page and "a &lt; b and <code>c &gt; d</code>" in page and "n &amp; m" in page
+
+
+def test_what_cannot_be_measured_says_why(tmp_path):
+    found = forensics.find(
+        make_study(), forensics.load(write(tmp_path, make_entry("x", 'unmeasured = "no `x < y`"\n')))
+    )
+    page = forensic_pages.describe_table(found, pd.DataFrame())
+    assert 'data-state="not measured"' in page
+    assert 'not measured<div class="why">no <code>x &lt; y</code></div>' in page
+    assert forensic_pages.list_rows(found)["command"].tolist() == ["no `x < y`"]
+
+
+def test_a_joint_effect_has_one_number_and_names_its_points(make_record, tmp_path):
+    texts = [
+        make_entry("all", COMPARISON.format("far") + 'joint = ["one", "two"]\n'),
+        make_entry("one", 'unmeasured = "u"\n'), make_entry("two", 'commands = ["repro doctor"]\n'),
+    ]  # fmt: skip
+    entries = forensics.load(write(tmp_path, "".join(texts)))
+    for records in ([], [make_record("base", [30.0, 31.0]), make_record("far", [28.0, 29.0])]):
+        page = forensic_pages.describe_table(forensics.find(make_study(*records), entries), pd.DataFrame())
+        rows = dict(re.findall(r'<tr id="([^"]+)".*?(<td>.*?)</tr>', page))
+        links = '<a href="#one">point one</a>; <a href="#two">point two</a>'
+        assert f"one joint effect of 2 points: {links}" in rows["all"]
+        assert page.count("<b>−2.00 dB") == bool(records) == rows["all"].count("<b>−2.00 dB")
+        for name in ("one", "two"):
+            assert "not measured separately" in rows[name]
+            assert 'one of the 2 points whose joint effect stands at <a href="#all">point all</a>' in rows[name]
 
 
 def test_without_records_the_page_says_so(tmp_path):

@@ -47,6 +47,37 @@ def test_pairing_removes_the_spread_between_images():
     assert bootstrap(hard + 0.1 - hard.mean()).sign == 0
 
 
+def _trainings(*shifts, count=200, random_state=0):
+    """Images x seeds: images that scatter by 1 dB, and a shift for each training."""
+    images = np.random.default_rng(random_state).normal(30, 1, count)
+    return pd.DataFrame({f"seed{k}": images + shift for k, shift in enumerate(shifts)})
+
+
+def test_trainings_that_differ_widen_the_interval():
+    one, several = _trainings(0.0), _trainings(-0.3, 0.0, 0.3)
+    other = _trainings(-0.1)["seed0"]
+    assert compare(one, other).sign == 1
+    paired = compare(several, other)
+    assert paired.mean == pytest.approx(0.1)
+    assert paired.sign == 0
+    # Means of three drawn from {-0.3, 0, 0.3} are +-0.3 in 1 of 27 draws each, more than 2.5 %.
+    assert (paired.low, paired.high) == pytest.approx((-0.2, 0.4))
+
+
+def test_trainings_that_agree_change_nothing():
+    values = _trainings(0.0)["seed0"]
+    low, high = bootstrap(values)[1:3]
+    assert bootstrap(_trainings(0.0, 0.0, 0.0))[1:3] == pytest.approx((low, high))
+
+
+def test_the_same_trainings_stay_paired():
+    plain = _trainings(-0.5, 0.0, 0.5)
+    clipped = compare(plain + 0.01, plain)
+    assert clipped.low == pytest.approx(0.01) == clipped.high
+    renamed = (plain + 0.01).rename(columns=lambda name: f"other {name}")
+    assert compare(renamed, plain).sign == 0
+
+
 def test_refuses_other_images_and_missing_values():
     with pytest.raises(ValueError, match="same images"):
         compare(pd.Series([1.0, 2.0], ["a", "b"]), pd.Series([1.0, 2.0], ["a", "c"]))
