@@ -181,7 +181,8 @@ def describe_recipe(study: Study) -> str:
         changed, usual = ssdn._find(other, study), ssdn._find(own, study)
         if changed and usual:
             one, two = (group.per_seed("kodak24-25") for group in (changed[0], usual[0]))
-            lines.append(f"- {what} changes Kodak24 by {compare(one, two).signed()} dB, to {one.to_numpy().mean():.2f} dB.")
+            reached = one.to_numpy().mean()
+            lines.append(f"- {what} changes Kodak24 by {compare(one, two).signed()} dB, to {reached:.2f} dB.")
     return "Measured, with 95 % intervals:\n\n" + "\n".join(lines) if lines else "No such pair is trained yet."
 
 

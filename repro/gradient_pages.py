@@ -1,5 +1,6 @@
 """What the chapter on GradNet shows: 003's table beside ours, the suspects, the gradients, the classical line."""
 
+import math
 import time
 from html import escape
 from pathlib import Path
@@ -42,8 +43,16 @@ SUSPECTS = {
     "gradnet-impl-noisy": ("gradnet-impl-dncnn", "the noisy image's gradient"),
     "gradnet-impl-bm3d": ("gradnet-impl-dncnn", "BM3D's gradient"),
 }
+# With the gradient -> without, otherwise alike; without it the network is a little smaller.
+FUSED = {
+    "gradnet-dncnn": "gradnet-none",
+    "gradnet-mskresnet": "gradnet-none",
+    "gradnet-impl-dncnn": "gradnet-impl-none",
+}
+BATCHES = {"gradnet-impl-mixup": 32, "gradnet-impl-mixup-4-units": 32}  # of 003's runs; the others have 48
 READERS = ("gradnet-dncnn", "gradnet-impl-dncnn")  # of both forms one, trained with the gradient that it is used with
 REAL = ("cc15", "nam25", "sidd_samples")  # photographs of other sets than those that are trained on
+LINE = "gradnet_line.png"
 CROP = 160  # side of the pictures of the classical line, in pixels
 SIGMA_255 = 25
 
@@ -116,15 +125,32 @@ def describe_findings(study: Study) -> str:
         each = "; ".join(f"{change} (`{name}`), {paired.signed()} dB" for paired, change, name in telling[:4])
         tried = f"Of {len(effects)} steps from a network to its neighbour"
         found.append(f"{tried}, these change most at sigma 50: {each}.")
+    worth = []
+    for name, without in FUSED.items():
+        if {name, without} <= groups.keys():
+            each = [compare(*(groups[n].per_seed(f"kodak24-{level:g}") for n in (name, without))) for level in LEVELS]
+            worth.append(f"`{name}` over `{without}` {' and '.join(gain.signed() for gain in each)} dB")
+    if worth:
+        levels = " and ".join(f"{level:g}" for level in LEVELS)
+        found.append(f"What fusion is worth at sigma {levels}, against networks without gradients: {'; '.join(worth)}.")
+    if {"gradnet-impl-dncnn", "gradnet-impl-clipped"} <= groups.keys():
+        printed = study.claims.loc["003-results-kodak24-50-gradnet-dncnn", "number"]
+        means = (groups[f"gradnet-impl-{n}"].per_image("kodak24-50").mean() - printed for n in ("dncnn", "clipped"))
+        plain, clipped = (f"{abs(mean):.2f} dB {'above' if mean > 0 else 'below'}" for mean in means)
+        found.append(
+            f"At sigma 50 `gradnet-impl-dncnn`, brief and narrow, is {plain} what the slides print for their whole "
+            f"network, and {clipped} once it is trained on clipped noise, as that was."
+        )
     for record in (groups[name].first for name in READERS if name in groups):
-        if {"own", "zero", "bm3d"} <= set(record.gradients["gradient"]):
+        if record.gradients is not None and {"own", "zero", "bm3d"} <= set(record.gradients["gradient"]):
             own, *others = (_select_gradient(record, LEVELS[1], kind) for kind in ("own", "zero", "bm3d"))
             none, bm3d = (compare(other, own) for other in others)
             found.append(
                 f"`{record['experiment']}` given no gradient changes by {none.signed()} dB at sigma {LEVELS[1]:g}, "
                 f"given BM3D's in place of its own by {bm3d.signed()} dB."
             )
-    if {"gradnet-impl-oracle", "gradnet-impl-dncnn"} <= groups.keys():
+    both = [groups[name].first for name in ("gradnet-impl-oracle", "gradnet-impl-dncnn") if name in groups]
+    if len(both) == 2 and all(record.gradients is not None for record in both):
         sides = (("gradnet-impl-oracle", "clean"), ("gradnet-impl-dncnn", "own"))
         gained = []
         for level in LEVELS:
@@ -181,7 +207,17 @@ def describe_real(study: Study) -> str:
         f"<tr><td><code>{name}</code></td>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
         for name, values in rows
     )
-    return _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
+    table = _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
+    groups = {group.first["experiment"]: group for group in study.groups}
+    told = []
+    for first, second in (("gradnet-real", "gradnet-real-naive"), ("bm3d-estimated-times-5", "bm3d-estimated")):
+        if {first, second} <= groups.keys():
+            named = [{e["name"] for e in groups[side].first["evaluations"]} for side in (first, second)]
+            shared = [name for name in REAL if all(name in names for names in named)]
+            each = (compare(*(groups[side].per_seed(name) for side in (first, second))).signed() for name in shared)
+            pairs = ", ".join(f"{gain} dB on {name}" for gain, name in zip(each, shared, strict=True))
+            told.append(f"- `{first}` against `{second}`: {pairs}.")
+    return table + ("\n\nImage by image, with 95 % intervals:\n\n" + "\n".join(told) if told else "")
 
 
 # What stands in the place of a photograph's noise -> the prefix of its columns in camera_noise.csv.
@@ -260,8 +296,8 @@ def describe_gradients(study: Study) -> str:
             cells = [record["experiment"], f"{level:g}", f"{reached:.2f}", *told]
             body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         usual = record.gradients[record.gradients["gradient"] == reference]
-        loss, shown = usual[["gradient_loss", "gradient_loss_displayed"]].mean()
-        losses.append(f"{record['experiment']}: {loss:.3f}, shown as {shown:.4f}")
+        loss, batch = usual["gradient_loss"].mean(), BATCHES.get(record["experiment"], 48)
+        losses.append(f"{record['experiment']}: {loss:.3f}, shown as {loss / batch:.4f}")
     if not body:
         return NONE_EXCHANGED
     head = ("network", "sigma", "PSNR as trained", *gradients.KINDS[1:])
@@ -270,7 +306,8 @@ def describe_gradients(study: Study) -> str:
         f"Change of PSNR in dB by another gradient than the trained one, with 95 % intervals; {where}", head, body
     )
     return (
-        f"{table}\n\nThe mean gradient loss, and what is left of it after a second division by 48: {'; '.join(losses)}."
+        f"{table}\n\nThe mean gradient loss, and what is left of it after a second division, by the slides' batch: "
+        f"{'; '.join(losses)}."
     )
 
 
@@ -280,18 +317,33 @@ def describe_line(folder: Path, photograph: str = "astronaut") -> str:
     top, left = 40, 150  # the face
     clean = sample.clean[:, top : top + CROP, left : left + CROP].contiguous()
     noisy = noise.fixed_gaussian_noise(clean, sample.name, SIGMA_255)
-    pictures, body = {"noisy": noisy}, ""
-    for name in (name for name, (module, _) in MODELS.items() if module == "repro.models.classical"):
-        began = time.perf_counter()
-        pictures[name] = repro.denoise(noisy.clamp(-1, 2), model=name, sigma=SIGMA_255 / 255)
-        seconds = time.perf_counter() - began
-        body += f"<tr><td>{name}</td><td>{psnr_db(clean, pictures[name]):.2f}</td><td>{seconds:.2f}</td></tr>"
-    plots.save(draw_line(pictures), folder / "gradnet_line.png")
-    count = torch.get_num_threads()
-    about = f"{sample.name}, {CROP} x {CROP} pixels, sigma {SIGMA_255}, on {count} thread{'s' if count > 1 else ''}"
+    names = [name for name, (module, _) in MODELS.items() if module == "repro.models.classical"]
+    rows, pictures = [("noisy", psnr_db(clean, noisy.clamp(0, 1)), math.nan)], {"clean": clean, "noisy": noisy}
+    for name in names:
+        pictures[name], seconds = _time(name, noisy)
+        rows.append((f"{name}, in colour" if name == "bm3d" else name, psnr_db(clean, pictures[name]), seconds))
+    gray = noise.fixed_gaussian_noise(clean.mean(0, keepdim=True), sample.name, SIGMA_255)
+    estimate, seconds = _time("bm3d", gray)
+    rows.append(("bm3d, of the gray picture", psnr_db(clean.mean(0, keepdim=True), estimate), seconds))
+    titles = {name: f"{name}, {told[1]:.2f} dB" for name, told in zip(names, rows[1:], strict=False)}
+    titles["noisy"] = f"noisy, {rows[0][1]:.2f} dB"
+    plots.save(draw_line({titles.get(name, name): picture for name, picture in pictures.items()}), folder / LINE)
+    body = ""
+    for name, value_db, seconds in sorted(rows, key=lambda row: -row[1]):
+        took = "" if math.isnan(seconds) else f"{seconds:.2f}"
+        body += f"<tr><td>{name}</td><td>{value_db:.2f}</td><td>{took}</td></tr>"
+    about = f"{sample.name}, {CROP} x {CROP} pixels, sigma {SIGMA_255}; times of the machine that built this page"
     table = _table(f"The classical line: {about}", ("filter", "PSNR, dB", "seconds"), body)
-    alt = "The same noisy crop after each filter of the classical line."
-    return f"```{{image}} _generated/gradnet_line.png\n:alt: {alt}\n```\n\n{table}"
+    alt = "The same crop clean, noisy, and after each filter of the classical line."
+    return f"```{{image}} _generated/{LINE}\n:alt: {alt}\n```\n\n{table}"
+
+
+def _time(name: str, noisy: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The filter's estimate of [C, H, W], and its seconds, loading of its library left out."""
+    settings = {"model": name, "sigma": SIGMA_255 / 255}
+    repro.denoise(noisy[:, :16, :16].clamp(-1, 2), **settings)
+    began = time.perf_counter()
+    return repro.denoise(noisy.clamp(-1, 2), **settings), time.perf_counter() - began
 
 
 @plots._styled

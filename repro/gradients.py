@@ -37,7 +37,8 @@ def measure(
     ``noisy`` image; of ``bm3d`` told the true level; of the ``clean`` image. Columns: image, sigma_255, gradient,
     psnr_db (in float, output clipped), gradient_loss (the mean of |difference of G_H| + |difference of G_V| to
     the clean image, of the output as it is), gradient_loss_displayed (divided by 48: 003's curve divides a sum
-    over batches of 48 by the number of samples). ReproError for a network that takes no gradient.
+    over batches by the number of samples, and most of its networks have batches of 48).
+    ReproError for a network that takes no gradient.
     """
     if not isinstance(net, GradNet) or net.sizes.fusion == "none":
         raise ReproError(f"A {net.name} of these sizes takes no gradient.")

@@ -209,8 +209,9 @@ def describe_real(study: Study) -> str:
     for about in without.first["evaluations"]:
         if about["sigma_255"] is None and about["name"] in names:
             own, other = (group.per_seed(about["name"]) for group in (with_pairs, without))
+            reached = own.to_numpy().mean()
             lines.append(
-                f"- {about['dataset']}: {compare(own, other).signed()} dB, to {own.to_numpy().mean():.2f} dB; the photographs as "
+                f"- {about['dataset']}: {compare(own, other).signed()} dB, to {reached:.2f} dB; the photographs as "
                 f"they are have {about['psnr_noisy_db']:.2f} dB."
             )
     return "What pairs in training change on photographs of other sets, with 95 % intervals:\n\n" + "\n".join(lines)

@@ -56,6 +56,7 @@ REAL_COLUMNS = {
     "GradNet + DnCNN": ("gradnet-impl", "DnCNN, real, width 16"),
 }
 REAL_PHOTOGRAPHS = "cc15"
+SIDD = "sidd_samples"  # blocks of it that are at hand
 SEEN = "it was measured on the folder that the networks had been trained on, and SIDD is at its home page alone"
 ON_BENCHMARK = "it is the paper's value, on SIDD's benchmark, whose clean images stay with its home"
 PAPER = ("paper", "DnCNN, paper")  # variants of the values that 003 gives for the paper
@@ -140,11 +141,16 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
         word = REPRODUCED if verdicts.within(facts["difference"], facts["tolerance"]) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
     near += f", at the {group.budget} budget ({group.first['variant']})"
+    bm3d = _find_bm3d(claim, study)
+    printed_to = 10.0 ** -len(claim["value"].partition(".")[2])
+    if claim["approx"] and abs(claim["number"] - bm3d["number"]) <= printed_to / 2:
+        sides = f"about {claim['value']} dB is on neither side of the printed BM3D's {bm3d['value']}"
+        return replace(verdicts.untested(claim, study, sides, waits=False), **facts)
     images = None
     for other in find("BM3D", study, dataset, sigma):
         if images is None and other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
             images = values, other.per_seed(evaluation)
-    holds, why = verdicts.judge_side(claim, facts["ours"], _find_bm3d(claim, study), images)
+    holds, why = verdicts.judge_side(claim, facts["ours"], bm3d, images)
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, f"{near}; {why}.", **facts)
 
 
@@ -288,18 +294,35 @@ def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
 
 
 def _settle_estimate(claim: pd.Series, study: Study) -> Verdict:
-    """Five times the estimate against the estimate itself, on the real noise that is at hand."""
-    plain, times_5 = (
-        study.find("bm3d", words, "rgb", REAL_PHOTOGRAPHS, None) for words in ("estimated", "estimated, times 5")
-    )
-    if not (plain and times_5):
+    """Five times the estimate against the estimate itself, on what is at hand of the set that it is said of."""
+    named = {group.first["variant"]: group for group in study.groups if group.first["method"] == "bm3d"}
+    sides = [named.get(variant) for variant in ("estimated, times 5", "estimated")]
+    shared = [
+        name
+        for name in (SIDD, REAL_PHOTOGRAPHS)
+        if all(side and side.first.find_evaluation(name, None) for side in sides)
+    ]
+    if not shared:
         return verdicts.untested(claim, study, "BM3D with both levels has no record yet")
-    evaluation = plain[0].first.find_evaluation(REAL_PHOTOGRAPHS, None)["name"]
-    verdict = _judge_on_other_photographs(claim, times_5[0], plain[0], evaluation)
-    if not all(group.first.find_evaluation("sidd_samples", None) for group in (times_5[0], plain[0])):
-        return verdict
-    blocks = compare(times_5[0].per_seed("sidd_samples"), plain[0].per_seed("sidd_samples"))
-    return replace(verdict, reason=f"{verdict.reason} On {blocks.count} blocks of SIDD: {blocks.signed()} dB.")
+    if shared[0] != SIDD:
+        return _judge_on_other_photographs(claim, *sides, shared[0])
+    verdict = verdicts.judge_ordering(claim, *sides, SIDD)
+    word = DIRECTION if verdict.word == REPRODUCED else verdict.word  # these are not all blocks
+    others = (f"; on {name} {compare(*(side.per_seed(name) for side in sides)).signed()} dB" for name in shared[1:])
+    return replace(verdict, word=word, reason=f"{verdict.reason} On the blocks of SIDD at hand{''.join(others)}.")
+
+
+def _settle_training_time(claim: pd.Series, study: Study) -> Verdict:
+    """Seconds per step of a training with BM3D against one with DnCNN; how much longer is extreme is not said."""
+    found = {group.first["experiment"]: group.first for group in study.groups}
+    names = ("gradnet-impl-bm3d", "gradnet-impl-dncnn")
+    if not all(name in found for name in names):
+        return verdicts.untested(claim, study, f"the seconds of {names[0]} wait")
+    slow, fast = (found[name]["seconds"] / found[name]["steps"] for name in names)
+    reason = f"{slow:.1f} s for a step with BM3D, {fast:.1f} s with DnCNN, on {found[names[0]]['device']}."
+    facts = {"ours": slow / fast, "budget": found[names[0]]["budget"], "command": found[names[0]]["command"]}
+    word = DIRECTION if slow > fast else NOT_REPRODUCED
+    return Verdict(claim["id"], word, reason, evidence=" ".join(found[name].name for name in names), **facts)
 
 
 @cache
@@ -468,6 +491,7 @@ DIRECTIONS: dict[str, Callable[[pd.Series, Study], Verdict]] = {
     "brightens": _settle_brightening,
     "spatially correlated": _settle_grain,
     "sensor to sensor": _settle_sensors,
+    "training with BM3D": _settle_training_time,
     "undershoots": _settle_undershooting,
 }
 

@@ -50,6 +50,8 @@ CONCATENATIONS = {
     **{f"Concat{i}": (f"decode{4 - i}.up", f"decode{4 - i}.fuse") for i in (1, 2, 3)},
     "Concat4": ("decode1.block.conv", "last"),
 }
+# The losses of GradNet differ in terms and in what is drawn, and are all of absolute differences.
+NORMS = {"l1": 1, "l2": 2, "consistency": 1, "consistency_sum": 1, "fidelity": 1, "oracle": 1}
 # Printed setting -> the field of repro.train.TrainConfig.
 FIELDS = {
     "batch": lambda config: config.batch,
@@ -59,7 +61,7 @@ FIELDS = {
     "epsilon": lambda config: config.eps,
     "learning_rate": lambda config: config.lr,
     "halve_every_steps": lambda config: config.halve_every_steps if config.schedule == "step" else None,
-    "loss_norm": lambda config: {"l1": 1, "l2": 2}.get(config.loss),
+    "loss_norm": lambda config: NORMS.get(config.loss),
 }
 
 

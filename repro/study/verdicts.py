@@ -771,7 +771,9 @@ def _settle_protocol(claim: pd.Series, study: Study) -> Verdict:
     reason = "it is a choice, not an outcome"
     if claim["metric"] in FIELDS:
         used: dict[str, list[str]] = {}
-        own = [experiment for experiment in study.experiments if experiment.method == _method(claim)]
+        method = _method(claim)
+        forms = (method, f"{method}-impl")
+        own = [e for e in study.experiments if e.method in forms and e.sizes.get("body") != "dncnn"]
         for experiment in sorted(own, key=lambda experiment: listing.BUDGETS.index(experiment.budget)):
             if experiment.train is not None and experiment.budget != "smoke":
                 value = FIELDS[claim["metric"]](experiment.train_config(experiment.seeds[0]))
