@@ -1,14 +1,14 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make book    sets up .venv, runs the study on embedded photographs, builds the book
 #   make test    sets up .venv, runs the tests
-# Further: make pdf (the built book on paper), make lab (JupyterLab), make lock (new versions), make clean (keeps .venv),
-# make help.
+# Further: make pdf (the built book on paper), make lab (JupyterLab), make cluster (Snakemake, which the tests run, too),
+# make lock (new versions), make clean (keeps what is set up), make help.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SAY = printf '\n[%s] %s\n' "$$(date +%H:%M:%S)"
 
-.PHONY: help setup book pdf test lab lock clean
+.PHONY: help setup cluster book pdf test lab lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,17 @@ setup: .venv/ready
 	@touch $@
 	@$(SAY) "Set up: $(CURDIR)/.venv"
 
+cluster: .venv-cluster/ready
+
+# Byte code is left to what is imported: most of these packages never are, and compiling them takes longest.
+.venv-cluster/ready: requirements-cluster.lock | .venv/ready
+	@$(SAY) "Setting up .venv-cluster with the exact versions of requirements-cluster.lock (0.3 GB, about a minute)"
+	@rm -f $@
+	@test -x .venv-cluster/bin/python || $(BIN)/python -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r $<
+	@touch $@
+	@$(SAY) "Set up: $(CURDIR)/.venv-cluster"
+
 book: .venv/ready
 	@$(SAY) "Running the notebooks and building the book"
 	@$(BIN)/python -m repro.publish
@@ -38,7 +49,7 @@ pdf: .venv/ready
 	@$(BIN)/python -m repro.pdf
 
 # Files of tests side by side, a thread each: threads that outnumber the cores make everything several times slower.
-test: .venv/ready
+test: .venv/ready .venv-cluster/ready
 	@$(SAY) "Running the tests (a report of what took longest follows)"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
 		--durations=10 --junit-xml=_build/tests.xml

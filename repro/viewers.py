@@ -37,6 +37,7 @@ from repro.study.experiments import Experiment
 PHOTOGRAPH = "astronaut"  # of embedded-test
 BOX_PX = (0, 104, 256, 256)  # top, left, height, width: the face, a flag's stripes and smooth ground
 LEVELS_255 = (50.0, 25.0)  # SADNet's most quoted noise first, then that of SSDN
+SIGNAL_DEPENDENT = "signal-dependent noise"  # ScaoedNet's
 PITCH_PX = 8  # between positions whose kernels are stored: every cell of the coarsest scale has one
 STEP_CELLS = 1 / 16
 MODULATION_STEPS = 31
@@ -56,6 +57,8 @@ METHODS = {
 """What the comparison calls a method: its name in :func:`repro.build`, and a shell pattern of its variants. Of
 those published, the first in the list of experiments stands for the method."""
 
+BLIND = "DnCNN"  # of METHODS: stands beside networks for noise that depends on the signal, and is told nothing of it
+
 
 # --- the comparison of methods
 
@@ -64,7 +67,7 @@ class Shown(NamedTuple):
     """One picture of the comparison."""
 
     name: str
-    level_255: float | None  # None for the clean photograph
+    noise: str  # in words; empty for the clean photograph
     image: np.ndarray  # [C, H, W] in [0, 1]
     psnr_db: float  # infinite for the clean photograph
     remark: str
@@ -76,19 +79,21 @@ def show_comparison() -> str:
     networks = dict.fromkeys((version.name, version.remark) for version in shown if version.remark)
     told = ((escape(name), re.sub("`(.*?)`", r"<code>\1</code>", escape(remark))) for name, remark in networks)
     items = "".join(f"<li>{name}: {remark}</li>" for name, remark in told)
+    blind = any(version.noise == SIGNAL_DEPENDENT and version.name.startswith(BLIND) for version in shown)
+    beside = f" With {SIGNAL_DEPENDENT} there is {BLIND}, too, which was trained for Gaussian noise." if blind else ""
     return (
         f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
-        "with scikit-image), with noise, after each published network that is for such noise, and without noise. PSNR "
-        "is that of this part, computed before the pictures were stored as JPEG. The networks differ in how long they "
-        "were trained and how wide they are, and are no ranking of the methods.\n\n"
+        "with scikit-image), with noise, after each published network that is for such noise, and without noise."
+        f"{beside} PSNR is that of this part, computed before the pictures were stored as JPEG. The networks differ in "
+        "how long they were trained and how wide they are, and are no ranking of the methods.\n\n"
         f"<details><summary>The networks behind the pictures</summary><ul>{items}</ul></details>"
     )
 
 
 def render_comparison(shown: list[Shown]) -> str:
     """HTML of :func:`show_comparison`: a noisy picture and a method's, at least, of one size."""
-    noisy = next(version for version in shown if not version.remark and version.level_255)
-    alike = (version for version in shown if version.remark and version.level_255 == noisy.level_255)
+    noisy = next(version for version in shown if not version.remark and version.noise)
+    alike = (version for version in shown if version.remark and version.noise == noisy.noise)
     best = max(alike, key=lambda version: version.psnr_db)
     items = "".join(
         f'<figure><img src="{_encode_jpeg(version.image)}" alt="{escape(_describe(version))}" '
@@ -117,9 +122,9 @@ def render_comparison(shown: list[Shown]) -> str:
 def _list_choices(shown: list[Shown], chosen: Shown) -> str:
     groups: dict[str, str] = {}
     for number, version in enumerate(shown):
-        group = f"noise of sigma {version.level_255:g}" if version.level_255 else "without noise"
+        group = version.noise or "without noise"
         selected = " selected" if version is chosen else ""
-        option = f'<option value="{number}"{selected}>{escape(_label(version, level=False))}</option>'
+        option = f'<option value="{number}"{selected}>{escape(_label(version, of_noise=False))}</option>'
         groups[group] = groups.get(group, "") + option
     return "".join(f'<optgroup label="{group}">{options}</optgroup>' for group, options in groups.items())
 
@@ -137,21 +142,19 @@ def collect_versions() -> list[Shown]:
         elif {_name_method(*network) for network in networks.items()} <= {version.name for version in shown}:
             continue  # a second level is for methods that know no other
         else:
-            chosen = [
-                (_name_method(name, experiment), weights.load(experiment.name), describe_training(experiment))
-                for name, experiment in networks.items()
-            ]
+            chosen = _load_all(networks)
         noisy = _cut(noise.fixed_gaussian_noise(photograph, PHOTOGRAPH, level_255))
-        visible = noisy.clamp(0, 1)
-        shown.append(Shown("noisy", level_255, visible.numpy(), psnr_db(clean, visible), ""))
-        for name, net, remark in chosen:
-            estimate = _run(net, noisy, level_255)
-            shown.append(Shown(name, level_255, estimate.numpy(), psnr_db(clean, estimate), remark))
-    return [*shown, Shown("clean", None, clean.numpy(), float("inf"), "")]
+        shown += _show_all(chosen, f"noise of sigma {level_255:g}", noisy, clean, level_255)
+    if networks := find_networks(None):
+        noisy, noise_map = map(_cut, realistic.fixed_realistic_noise(photograph, PHOTOGRAPH))
+        level_255 = 255 * float(noise_map.mean())
+        networks |= {name: one for name, one in find_networks(level_255).items() if name == BLIND}
+        shown += _show_all(_load_all(networks), SIGNAL_DEPENDENT, noisy, clean, level_255)
+    return [*shown, Shown("clean", "", clean.numpy(), float("inf"), "")]
 
 
-def find_networks(level_255: float) -> dict[str, Experiment]:
-    """For each of :data:`METHODS` the experiment whose published colour network is for noise of that level."""
+def find_networks(level_255: float | None) -> dict[str, Experiment]:
+    """For each of :data:`METHODS` the experiment whose published colour network is for such noise (:func:`covers`)."""
     published, listed, found = weights.published(), experiments.load(), {}
     for name, (method, variants) in METHODS.items():
         for experiment in listed:
@@ -162,14 +165,40 @@ def find_networks(level_255: float) -> dict[str, Experiment]:
     return found
 
 
-def covers(experiment: Experiment, level_255: float) -> bool:
-    """Whether an experiment trains for Gaussian noise of that level."""
+def covers(experiment: Experiment, level_255: float | None) -> bool:
+    """Whether an experiment trains for Gaussian noise of that level; for None, for noise that depends on the signal."""
+    if level_255 is None:
+        return _depends_on_signal(experiment)
     low, high = _trained_levels(experiment)
     return low <= level_255 <= high
 
 
+def _load_all(networks: Mapping[str, Experiment]) -> list[tuple[str, Denoiser, str]]:
+    """Label, network and description of the training of each."""
+    return [
+        (_name_method(name, experiment), weights.load(experiment.name), describe_training(experiment))
+        for name, experiment in networks.items()
+    ]
+
+
+def _show_all(
+    chosen: list[tuple[str, Denoiser, str]], told: str, noisy: Tensor, clean: Tensor, level_255: float
+) -> list[Shown]:
+    """A noisy picture [C, H, W], whose noise is ``told`` in words, and what each network makes of it."""
+    visible = noisy.clamp(0, 1)
+    shown = [Shown("noisy", told, visible.numpy(), psnr_db(clean, visible), "")]
+    for name, net, remark in chosen:
+        estimate = denoise(noisy, net, sigma=level_255 / 255 if net.needs_sigma else None)
+        shown.append(Shown(name, told, estimate.numpy(), psnr_db(clean, estimate), remark))
+    return shown
+
+
+def _depends_on_signal(experiment: Experiment) -> bool:
+    return (experiment.train or {}).get("loss", "").startswith("signal_dependent")
+
+
 def _trained_levels(experiment: Experiment) -> tuple[float, float]:
-    if (experiment.train or {}).get("loss", "").startswith("signal_dependent"):
+    if _depends_on_signal(experiment):
         return 0, realistic.SIGMA_255_MAX  # the part of that noise which is the same everywhere
     level = experiment.sigma_255
     if level is None:
@@ -182,8 +211,7 @@ def _trained_levels(experiment: Experiment) -> tuple[float, float]:
 def describe_training(experiment: Experiment) -> str:
     """Name, noise and budget of an experiment's training, in Markdown."""
     low, high = _trained_levels(experiment)
-    objective = (experiment.train or {}).get("loss", "")
-    if objective.startswith("signal_dependent"):
+    if _depends_on_signal(experiment):
         noise_seen = "noise that depends on the signal"
     elif low == high:
         noise_seen = f"sigma {low:g}"
@@ -208,22 +236,18 @@ def _name_method(name: str, experiment: Experiment) -> str:
     return f"{name} ({width}/{published} wide)" if width < published else name
 
 
-def _run(net: Denoiser, noisy: Tensor, level_255: float) -> Tensor:
-    return denoise(noisy, net, sigma=level_255 / 255 if net.needs_sigma else None)
-
-
-def _label(version: Shown, level: bool = True, psnr: bool = True) -> str:
+def _label(version: Shown, of_noise: bool = True) -> str:
     parts = [version.name]
-    parts += [f"sigma {version.level_255:g}"] if level and version.level_255 else []
-    parts += [f"{version.psnr_db:.2f} dB"] if psnr and np.isfinite(version.psnr_db) else []
+    parts += [version.noise.removeprefix("noise of ")] if version.noise and of_noise else []
+    parts += [f"{version.psnr_db:.2f} dB"] if np.isfinite(version.psnr_db) else []
     return ", ".join(parts)
 
 
 def _describe(version: Shown) -> str:
-    if version.level_255 is None:
+    if not version.noise:
         return f"The photograph {PHOTOGRAPH}, clean."
     state = "" if version.name == "noisy" else f" after {version.name}"
-    return f"The photograph {PHOTOGRAPH} with noise of sigma {version.level_255:g}{state}, {version.psnr_db:.2f} dB."
+    return f"The photograph {PHOTOGRAPH} with {version.noise}{state}, {version.psnr_db:.2f} dB."
 
 
 # --- the kernels under the pointer

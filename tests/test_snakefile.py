@@ -1,5 +1,5 @@
-"""The Snakefile, where Snakemake is installed (book/rerun.md says how): it runs what the campaign calls missing, and
-a killed job is finished by the next start, with the same bits."""
+"""The Snakefile, by the Snakemake of `make cluster`: it runs what the campaign calls missing, and a killed job is
+finished, by the same run or by the next, with the same bits."""
 
 import csv
 import json
@@ -22,16 +22,17 @@ from repro import files
 HOME = files.root() / ".venv-cluster" / "bin" / "snakemake"
 SNAKEMAKE = str(HOME) if HOME.exists() else shutil.which("snakemake")
 
-needs_snakemake = pytest.mark.skipif(SNAKEMAKE is None, reason="snakemake is not installed; book/rerun.md says how")
+needs_snakemake = pytest.mark.skipif(SNAKEMAKE is None, reason="Snakemake is not installed: make cluster")
 
-LIST = """
+STEPS = 40
+LIST = f"""
 [budget.smoke]
-steps = 80
+steps = {STEPS}
 patch = 32
 batch = 4
 warmup_steps = 5
 validation_images = 1
-validate_every = 40
+validate_every = {STEPS}
 checkpoint_every = 5
 log_every = 5
 
@@ -44,8 +45,8 @@ colour = "rgb"
 sigma_255 = 50
 data = "embedded-train"
 budget = "smoke"
-sizes = { width = 8, offset_width = 8 }
-evaluate = [{ dataset = "embedded-test", limit = 1 }]
+sizes = {{ width = 8, offset_width = 8 }}
+evaluate = [{{ dataset = "embedded-test", limit = 1 }}]
 
 [[experiment]]
 name = "small-dncnn"
@@ -56,8 +57,8 @@ colour = "rgb"
 sigma_255 = 50
 data = "embedded-train"
 budget = "smoke"
-sizes = { depth = 3, width = 8 }
-evaluate = [{ dataset = "embedded-test", limit = 1 }]
+sizes = {{ depth = 3, width = 8 }}
+evaluate = [{{ dataset = "embedded-test", limit = 1 }}]
 """
 NAMES = {"small-sadnet", "small-dncnn"}
 
@@ -120,6 +121,11 @@ def find_process(*words: str) -> int:
     raise LookupError(f"No process has the words {words}.")
 
 
+def find_states(name: str, said: str) -> list[str]:
+    """What the campaign called an experiment at each of its starts."""
+    return re.findall(rf"\] {name} seed 0: .* \[(\w+)\]", said)
+
+
 def test_the_lock_of_the_cluster_names_what_it_needs():
     wanted = tomllib.loads((files.root() / "pyproject.toml").read_text())["dependency-groups"]["cluster"]
     locked = dict(
@@ -131,48 +137,76 @@ def test_the_lock_of_the_cluster_names_what_it_needs():
         assert requirement.specifier.contains(locked[requirement.name])
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Workflow:
+    """A run that nobody disturbs: both jobs, side by side."""
+    workflow = Workflow(tmp_path_factory.mktemp("snakemake") / "whole")
+    assert workflow.planned() == workflow.missing() == NAMES
+    code, said = workflow.run()
+    assert code == 0, said
+    assert "Execute 2 jobs" in said
+    assert workflow.planned() == workflow.missing() == set()
+    return workflow
+
+
+def kill_a_job(workflow: Workflow, run: subprocess.Popen) -> None:
+    """SIGKILL for the training of small-sadnet, after some of its steps."""
+    curve = workflow.runs / "small-sadnet" / "seed0" / "curve.csv"
+    while not (curve.exists() and len(curve.read_text().splitlines()) > 3):
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.01)
+    os.kill(find_process("experiment", "small-sadnet", str(workflow.results)), signal.SIGKILL)
+    steps = int(curve.read_text().splitlines()[-1].split(",")[0])
+    assert 0 < steps < STEPS
+
+
+def assert_same_networks(ours: Workflow, theirs: Workflow) -> None:
+    for name in NAMES:
+        weights, expected = ours.weights(name), theirs.weights(name)
+        assert weights.keys() == expected.keys()
+        assert all((weights[key] == expected[key]).all() for key in expected), name
+        assert ours.curve(name) == theirs.curve(name)  # losses to the last digit, so the float32 run is the same
+
+
 @pytest.mark.slow
 @needs_snakemake
-def test_a_killed_job_is_finished_by_the_next_start(tmp_path):
-    whole, killed = Workflow(tmp_path / "whole"), Workflow(tmp_path / "killed")
-    assert whole.planned() == whole.missing() == NAMES
-    code, said = whole.run()
-    assert code == 0, said
-    assert whole.planned() == whole.missing() == set()
-
+def test_a_killed_job_is_finished_by_the_next_start(whole, tmp_path):
+    killed = Workflow(tmp_path / "killed")
     process = killed.start()
-    curve = killed.runs / "small-sadnet" / "seed0" / "curve.csv"
-    while not (curve.exists() and len(curve.read_text().splitlines()) > 3):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    os.kill(find_process("experiment", "small-sadnet", str(killed.results)), signal.SIGKILL)
+    kill_a_job(killed, process)
     said, _ = process.communicate(timeout=900)
     assert process.returncode != 0, said
     assert killed.planned() == killed.missing() == {"small-sadnet"}  # its neighbour was not disturbed
-    steps = int(curve.read_text().splitlines()[-1].split(",")[0])
-    assert 0 < steps < 80
 
     code, said = killed.run()
     assert code == 0, said
-    assert "[interrupted]" in said
+    assert find_states("small-sadnet", said) == ["interrupted"]
     assert killed.planned() == killed.missing() == set()
-    for name in NAMES:
-        ours, theirs = killed.weights(name), whole.weights(name)
-        assert ours.keys() == theirs.keys()
-        assert all((ours[key] == theirs[key]).all() for key in ours), name
-        assert killed.curve(name) == whole.curve(name)  # losses to the last digit, so the float32 run is the same
+    assert_same_networks(killed, whole)
 
 
 @pytest.mark.slow
 @needs_snakemake
-def test_processes_of_a_job_share_its_batches(tmp_path):
+def test_a_run_with_retries_completes_although_a_job_is_killed(whole, tmp_path):
+    killed = Workflow(tmp_path / "killed", retries=1)
+    process = killed.start()
+    kill_a_job(killed, process)
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    assert find_states("small-sadnet", said) == ["waiting", "interrupted"]
+    assert find_states("small-dncnn", said) == ["waiting"]
+    assert killed.planned() == killed.missing() == set()
+    assert_same_networks(killed, whole)
+
+
+@pytest.mark.slow
+@needs_snakemake
+def test_processes_of_a_job_share_its_batches(whole, tmp_path):
     """Two processes, started by torchrun within the job, on the CPU."""
-    alone = Workflow(tmp_path / "alone", only="small-sadnet")
     shared = Workflow(tmp_path / "shared", only="small-sadnet", processes=2)
-    for workflow in (alone, shared):
-        code, said = workflow.run()
-        assert code == 0, said
+    code, said = shared.run()
+    assert code == 0, said
     record = json.loads((shared.results / "runs" / "small-sadnet" / "seed0" / "record.json").read_text())
     assert record["device"].startswith("2 x ")
-    for ours, theirs in zip(shared.curve("small-sadnet"), alone.curve("small-sadnet"), strict=True):
+    for ours, theirs in zip(shared.curve("small-sadnet"), whole.curve("small-sadnet"), strict=True):
         assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-3)

@@ -1,18 +1,23 @@
 """The pictures of the book that answer to the reader: their data, their HTML, and both of them in a browser."""
 
+import base64
 import dataclasses
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from chromium import PROGRAM, Browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from repro import files, offsets, viewers, weights
+from repro.data import catalog, noise, realistic
 from repro.models import MODELS
 from repro.study import experiments
 from repro.viewers import Kernels, Shown
@@ -44,10 +49,10 @@ def make_versions() -> list[Shown]:
     clean = make_photograph()
     noisy = np.clip(clean + np.random.default_rng(0).normal(0, 0.2, clean.shape), 0, 1)
     return [
-        Shown("noisy", 50.0, noisy, 14.1, ""),
-        Shown("SADNet", 50.0, (clean + noisy) / 2, 20.2, "`a`, trained for sigma 50"),
-        Shown("Scaoed<Net>", 50.0, clean**2, 30.3, "`b`, trained for <all>"),
-        Shown("clean", None, clean, float("inf"), ""),
+        Shown("noisy", "noise of sigma 50", noisy, 14.1, ""),
+        Shown("SADNet", "noise of sigma 50", (clean + noisy) / 2, 20.2, "`a`, trained for sigma 50"),
+        Shown("Scaoed<Net>", "noise of sigma 50", clean**2, 30.3, "`b`, trained for <all>"),
+        Shown("clean", "", clean, float("inf"), ""),
     ]
 
 
@@ -115,6 +120,73 @@ def test_methods_are_known_and_the_first_published_network_for_that_noise_stands
     assert all(experiment.colour == "rgb" for experiment in found.values())
     del everything[first.name]
     assert viewers.find_networks(50.0)["SADNet"] not in (None, first)
+
+
+def test_each_of_the_four_methods_has_a_noise_that_its_network_is_for(monkeypatch):
+    everything = {experiment.name: None for experiment in experiments.load()}
+    monkeypatch.setattr(weights, "published", lambda: everything)
+    found = [viewers.find_networks(level) for level in (*viewers.LEVELS_255, None)]
+    assert set(found[0]) >= {"SADNet", "GradNet"} and "SSDN" in found[1]
+    assert found[2] and all(one.train["loss"].startswith("signal_dependent") for one in found[2].values())
+    assert set(found[2]) == {"ScaoedNet"}
+
+
+SMALL_PX = (40, 200, 48, 48)  # of the photograph: parts of the face
+
+
+@pytest.fixture(scope="module")
+def shown_small() -> list[Shown]:
+    """The comparison with what is published, of a small part of the photograph."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(viewers, "BOX_PX", SMALL_PX)
+        return viewers.collect_versions()
+
+
+@pytest.mark.slow
+def test_the_comparison_has_every_method_whose_network_is_published(shown_small):
+    names = {version.name.partition(" (")[0] for version in shown_small}
+    methods = {weights.describe(name)["model"] for name in weights.published()}
+    for name, (method, _) in viewers.METHODS.items():
+        if name in ("SADNet", "SSDN", "GradNet", "ScaoedNet") and method in methods:
+            assert name in names
+    for told in {version.noise for version in shown_small} - {""}:
+        first, *others = (version for version in shown_small if version.noise == told)
+        assert first.name == "noisy" and others and all(version.remark for version in others)
+    assert [version.name for version in shown_small if not version.noise] == ["clean"]
+
+
+@pytest.mark.slow
+def test_pictures_are_what_the_networks_compute_and_psnr_is_that_of_the_pictures(shown_small):
+    top, left, height, width = SMALL_PX
+    clean = catalog.sample("embedded-test", viewers.PHOTOGRAPH).clean
+    noisy = {f"noise of sigma {level:g}": noise.fixed_gaussian_noise(clean, "astronaut", level) for level in (50, 25)}
+    noisy["signal-dependent noise"], _ = realistic.fixed_realistic_noise(clean, "astronaut", seed=0)
+    clean, *cut = (image[:, top : top + height, left : left + width] for image in (clean, *noisy.values()))
+    noisy = dict(zip(noisy, cut, strict=True))
+    for version in shown_small[:-1]:
+        expected = noisy[version.noise]
+        if version.remark:
+            net = weights.load(re.match("`(.*?)`", version.remark)[1])
+            level = re.search("sigma (.*)", version.noise)
+            with torch.no_grad():
+                told = {"sigma": float(level[1]) / 255} if net.needs_sigma else {}
+                expected = net(expected[None], **told)[0]
+        expected = expected.clamp(0, 1).numpy()
+        assert np.abs(version.image - expected).max() < 1e-5, version.name
+        mean_square = float(np.mean((expected - clean.numpy()).astype(np.float64) ** 2))
+        assert version.psnr_db == pytest.approx(-10 * np.log10(mean_square), abs=1e-3)
+    assert np.array_equal(shown_small[-1].image, clean.numpy())
+
+
+def test_stored_pictures_are_those_that_were_shown():
+    versions = make_versions()
+    pictures = _Reader(viewers.render_comparison(versions)).of("img")
+    for number, (version, picture) in enumerate(zip(versions, pictures, strict=True)):
+        jpeg = io.BytesIO(base64.b64decode(picture["src"].partition("base64,")[2]))
+        stored = np.asarray(Image.open(jpeg), np.float32).transpose(2, 0, 1) / 255
+        apart = [float(np.abs(stored - other.image).mean()) for other in versions]
+        assert np.argmin(apart) == number and min(apart) < 0.03
+        assert version.noise in picture["alt"] and (version.name in picture["alt"] or version.name == "noisy")
 
 
 def test_training_is_described_from_the_list():
@@ -213,7 +285,7 @@ def test_comparison_shows_every_number_and_escapes_names():
     assert [len(re.findall(rf"\b{number} dB</option>", html)) for number in ("14.10", "20.20", "30.30")] == [2, 2, 2]
     chosen = re.findall(r'<option value="(\d)" selected>', html)
     assert chosen == ["0", "2"], "the noisy one on the left, the best on the right"
-    other = [*make_versions(), make_versions()[2]._replace(level_255=25.0, psnr_db=40.0)]
+    other = [*make_versions(), make_versions()[2]._replace(noise="noise of sigma 25", psnr_db=40.0)]
     assert re.findall(r'<option value="(\d)" selected>', viewers.render_comparison(other)) == ["0", "2"], "same noise"
 
 
@@ -296,6 +368,51 @@ def test_comparison_follows_keys_mouse_wheel_fingers_and_choices(browser, tmp_pa
     parts = "[...document.querySelectorAll('.viewer-live, .viewer-static')]"
     assert browser.run(f"{parts}.map((one) => getComputedStyle(one).display)") == ["none", "grid"]
     browser.send("Emulation.setEmulatedMedia", media="")
+    assert_quiet(browser)
+
+
+def swipe(browser, selector, start, end):
+    """One finger over the screen, from and to shares of an element's sides as they are before the page scrolls."""
+    left, top, width, height = browser.run(
+        f"(() => {{ const box = document.querySelector('{selector}').getBoundingClientRect(); "
+        "return [box.left, box.top, box.width, box.height]; })()"
+    )
+    for step in range(11):
+        x, y = (a + (b - a) * step / 10 for a, b in zip(start, end, strict=True))
+        finger = {"x": left + x * width, "y": top + y * height, "id": 0}
+        browser.send("Input.dispatchTouchEvent", type="touchMove" if step else "touchStart", touchPoints=[finger])
+        browser.settle()
+    browser.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.settle()
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_one_finger_moves_the_divider_across_and_scrolls_the_page_up_and_down(browser, tmp_path):
+    open_page(browser, tmp_path, "compare", width=390)
+    browser.run("document.body.style.paddingBottom = '3000px'")
+    stage, canvas = ".compare-stage", ".compare-stage canvas"
+    divider = f"Number(document.querySelector('{stage}').getAttribute('aria-valuenow'))"
+    before = drawing(browser, canvas)
+    swipe(browser, stage, (0.5, 0.5), (0.25, 0.5))
+    assert browser.run(divider) == 25 and drawing(browser, canvas) != before, "by its handle"
+    swipe(browser, stage, (0.7, 0.3), (0.8, 0.34))
+    assert browser.run(divider) == 80, "to a finger elsewhere"
+    assert browser.run("scrollY") == 0, "across, the page stays"
+
+    for start, end in (((0.3, 0.8), (0.3, 0.2)), ((0.6, 0.8), (0.5, 0.2))):
+        browser.run("scrollTo({ top: 0, behavior: 'instant' })")
+        browser.settle()
+        swipe(browser, stage, start, end)
+        browser.wait_for("scrollY > 100")
+        assert browser.run(divider) == 80, "a page that scrolls does not move the divider"
+
+    browser.run("scrollTo({ top: 0, behavior: 'instant' })")
+    browser.press("+")  # the picture has the focus since it was touched
+    before = drawing(browser, canvas)
+    swipe(browser, stage, (0.3, 0.8), (0.3, 0.2))
+    assert drawing(browser, canvas) != before and browser.run(divider) == 80, "enlarged, the photograph moves"
+    assert browser.run("scrollY") == 0
     assert_quiet(browser)
 
 

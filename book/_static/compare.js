@@ -91,6 +91,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
     const fingers = new Map();
     let drags = "";
+    let began; // where the first finger, or the mouse, came down, and where the divider was then
 
     stage.addEventListener("pointerdown", (event) => {
       if (event.button) return;
@@ -98,6 +99,7 @@ document.addEventListener("DOMContentLoaded", () => {
       stage.focus({ preventScroll: true });
       const place = locate(event);
       fingers.set(event.pointerId, place);
+      if (fingers.size === 1) began = { ...place, cut };
       const near = Math.abs(place.x - cut) * stage.clientWidth < 24;
       drags = near || view.zoom === 1 ? "divider" : "photograph";
       if (fingers.size === 1 && event.pointerType === "mouse" && drags === "divider") {
@@ -118,7 +120,9 @@ document.addEventListener("DOMContentLoaded", () => {
         zoom(apart(place) / Math.max(apart(before), 1), middle(before));
         pan(middle(place).x - middle(before).x, middle(place).y - middle(before).y);
       } else if (drags === "divider") {
-        cut = place.x;
+        // A finger that goes up or down is about to scroll the page, and leaves the divider where it is.
+        const across = Math.abs(place.x - began.x) * width > Math.abs(place.y - began.y) * height;
+        if (event.pointerType === "mouse" || across || cut !== began.cut) cut = place.x;
         redraw();
       } else {
         pan(place.x - before.x, place.y - before.y);
@@ -129,6 +133,10 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const end of ["pointerup", "pointercancel"]) {
       stage.addEventListener(end, (event) => {
         fingers.delete(event.pointerId);
+        if (end === "pointercancel" && drags === "divider") {
+          cut = began.cut; // the page scrolls after all
+          redraw();
+        }
         if (view.zoom > 1) drags = "photograph"; // the finger that stays after two does not make the divider jump
       });
     }
