@@ -21,7 +21,9 @@ from repro.data.catalog import Sample
 from repro.errors import ReproError
 from repro.metrics import WINDOW, psnr_db, psnr_of_crops_db, ssim
 from repro.models.base import Denoiser, pad_to_multiple
+from repro.models.classical import advise
 from repro.models.ensemble import SelfEnsemble
+from repro.models.gradnet import fixed_pixelwise_noise
 from repro.models.ssdn import KEYWORDS, MULTIPLE
 from repro.weights import load
 
@@ -209,12 +211,20 @@ def _find_keyword(net: Denoiser) -> str | None:
     return KEYWORDS[net.sizes.noise] if getattr(net, "is_told", False) else None
 
 
-def _choose_level(**levels: float | None) -> dict[str, float]:
+Level = float | tuple[float, float]  # of noise: one, or the lowest and highest of many
+
+
+def _choose_level(**levels: Level | None) -> dict[str, Level]:
     """The one level that is not None by its keyword, or nothing; a ReproError for several or an impossible one."""
     given = {keyword: level for keyword, level in levels.items() if level is not None}
     if len(given) > 1:
         raise ReproError(f"Noise is of one kind: give one of {', '.join(given)}.")
     for keyword, level in given.items():
+        if keyword == "levels_255":
+            low, high = level if isinstance(level, tuple | list) and len(level) == 2 else (-1, -1)
+            if not 0 <= low <= high < float("inf"):
+                raise ReproError(f"levels_255 are two noise levels of 0 or more, the lower one first, not {level}.")
+            continue
         low, high = {"events": (0, MOST_EVENTS), "alpha": (0, 1)}.get(keyword, (0, float("inf")))
         if not (low <= level <= high and isfinite(level) and (level or keyword != "events")):
             special = {"events": f"more than 0 and at most {MOST_EVENTS:g}", "alpha": "from 0 to 1"}
@@ -244,7 +254,7 @@ def _require_level(net: Denoiser, **level: float) -> None:
     if keyword is None:
         return
     if keyword not in level:
-        raise ReproError(f"{net.name} must be told the noise level: give {keyword}.")
+        raise ReproError(f"{net.name} must be told the noise level: {advise(net.name, keyword)}.")
     if keyword == "sigma" and level["sigma"] > 1:
         raise ReproError(f"sigma = {level['sigma']:g} is not in [0, 1]; 50 gray levels of 255 are {50 / 255:.3f}.")
 
@@ -271,6 +281,7 @@ def evaluate(
     *,
     events: float | None = None,
     alpha: float | None = None,
+    levels_255: tuple[float, float] | None = None,
     seed: int = 0,
     repeats: int = 1,
     clip: bool = False,
@@ -292,7 +303,10 @@ def evaluate(
     - ``sigma_255``: noise of standard deviation ``sigma_255 / 255`` is added that depends on image, sigma and
       ``seed`` alone; ``clip`` and ``round_8bit`` as in :mod:`repro.data.noise`.
     - ``events``, ``alpha``: instead, Poisson noise of so many counts per white pixel, or impulse noise that replaces
-      this share of pixels, fixed in the same way. None of the three: the set's own noisy photographs are used.
+      this share of pixels, fixed in the same way.
+    - ``levels_255``: instead, Gaussian noise with a level of its own for every value, uniform from the first of the two
+      to the second (the slides about GradNet train so: 8.16 to 63.75, clipped), fixed in the same way. No network can
+      be told such a level. None of the four: the set's own noisy photographs are used.
     - ``repeats``: so many independent draws of the noise per image, of the seeds ``seed``, ``seed + 1`` and so on
       (SSDN's authors: 10 on Kodak, 3 on BSD300). A row then has means over the draws, and two more columns:
       ``draws``, their number, and ``psnr_std_db``, the standard deviation of ``psnr_db`` between them.
@@ -321,16 +335,16 @@ def evaluate(
     The estimate is clipped to [0, 1]. Columns: dataset, image, height, width, sigma_255, noise_clipped,
     noise_rounded, noise_seed, psnr_noisy_db (of what the network was given), psnr_db, psnr_rounded_db,
     psnr_truncated_db, ssim, ssim_3d (:mod:`repro.metrics`; SSIM is NaN for sides below 11 pixels), seconds
-    (of the network alone); and ``events`` or ``alpha`` where one is given. Published averages are means of such a
-    column.
+    (of the network alone); and ``events``, ``alpha`` or ``levels_255`` ("8.16 to 63.75") where one is given. Published
+    averages are means of such a column.
 
     Raises ReproError for a missing or impossible level, for noise of a family that the network was not trained for,
     for options that exclude each other, and for an image with values that are no numbers.
     """
     if patch and crop_side:
         raise ReproError("patch and crop_side: patches are measured one by one, crops are of the whole.")
-    given = _choose_level(sigma_255=sigma_255, events=events, alpha=alpha)
-    level = check_level(net, **({"sigma": sigma_255 / 255} if "sigma_255" in given else given))
+    given = _choose_level(sigma_255=sigma_255, events=events, alpha=alpha, levels_255=levels_255)
+    level = _check_given(net, given)
     if repeats < 1 or (repeats > 1 and not given):
         raise ReproError(f"repeats = {repeats}: noise that is added can be drawn once or more, a set's own noise once.")
     if pad not in (None, "clean", "noisy") or (pad and patch) or (pad == "clean" and not given):
@@ -372,7 +386,7 @@ def evaluate(
                     "height": clean.shape[1],
                     "width": clean.shape[2],
                     "sigma_255": sigma_255,
-                    **{keyword: value for keyword, value in given.items() if keyword != "sigma_255"},
+                    **{keyword: _name_level(value) for keyword, value in given.items() if keyword != "sigma_255"},
                     "noise_clipped": bool(given) and (clip or round_8bit),
                     "noise_rounded": bool(given) and round_8bit,
                     "noise_seed": seed,
@@ -407,10 +421,28 @@ def _open_journal(path: Path) -> dict[str, dict]:
     return rows
 
 
-def _draw_noise(clean: Tensor, name: str, seed: int, given: dict[str, float], **convention: bool) -> Tensor:
+DRAWN = noise.FIXED | {"levels": fixed_pixelwise_noise}  # the evaluation noise by the keyword that names its level
+
+
+def _draw_noise(clean: Tensor, name: str, seed: int, given: dict[str, Level], **convention: bool) -> Tensor:
     """The evaluation noise of the level ``given`` on ``clean``."""
     ((keyword, level),) = given.items()
-    return noise.FIXED[keyword.removesuffix("_255")](clean, name, level, seed, **convention)
+    return DRAWN[keyword.removesuffix("_255")](clean, name, level, seed, **convention)
+
+
+def _check_given(net: Denoiser, given: dict[str, Level]) -> dict[str, float]:
+    """What ``net`` can be told of the noise that is ``given``; a ReproError as of :func:`check_level`."""
+    if "levels_255" not in given:
+        return check_level(net, **({"sigma": given["sigma_255"] / 255} if "sigma_255" in given else given))
+    if not takes_no_level(net):
+        raise ReproError(f"{net.name} must be told one noise level; with levels_255 every value has its own.")
+    check_level(net, sigma=given["levels_255"][1] / 255)
+    return {}
+
+
+def _name_level(level: Level) -> float | str:
+    """A level as a table has it."""
+    return level if isinstance(level, int | float) else f"{level[0]:g} to {level[1]:g}"
 
 
 def _grow(image: Tensor) -> Tensor:

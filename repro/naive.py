@@ -1,10 +1,16 @@
 """Naive estimates that are made once: the slow first step of training a GradNet with BM3D.
 
-BM3D takes most of a second for a patch, many times what the network's own step takes; document 003 calls such
-training extremely long. But a training patch and its noise are a function of seed and step (repro.data.patches).
-So every run with the same seed meets the same patches: with another loss, another fusion, or resumed. An estimate
-is kept under the checksum of what it was made from, in the cache folder, and the patches of a batch are worked on
-side by side. What it was made from has the libraries of the filter in it, by their versions.
+BM3D with its first stage alone takes 2 seconds of a core for a colour patch of 64 x 64 (2.6 with both), many times what
+the network's own step takes; document 003 calls such training extremely long. Within a run no training patch comes
+back: its place and its noise are new at every step. But they are a function of seed and step (repro.data.patches), so
+every run with the same seed meets the same patches: with another loss, another fusion, or resumed. And validation
+pairs are the same each time. An estimate is kept under the checksum of what it was made from, in the cache folder, and
+the patches of a batch are worked on side by side. What it was made from has the libraries of the filter in it, by their
+versions.
+
+A camera's noise stays as it is, and 512 x 512 pixels of a photograph take 31 seconds at once, as long as 15 patches. To
+make one estimate for each photograph and cut it like the pair would be cheaper for a long training on pairs with BM3D;
+no experiment of the study is one, and their patches are estimated one by one like all others.
 """
 
 import hashlib
@@ -28,14 +34,18 @@ FORMAT = 1  # of what is kept, and of this package's own part in it: another num
 LIBRARIES = {"bm3d": ("bm3d", "scikit-image")}  # others: scikit-image
 
 
-def recall(denoiser: Denoiser, noisy: Tensor, sigma: Tensor | None = None, folder: Path | None = None) -> Tensor:
+def recall(
+    denoiser: Denoiser, noisy: Tensor, sigma: Tensor | float | None = None, folder: Path | None = None
+) -> Tensor:
     """``denoiser(noisy)`` for [B, C, H, W], from the cache where it is there; else computed and kept.
 
-    ``sigma``: a level for each image [B], for a denoiser that must be told; it is rounded to a thousandth of a gray
-    level. Estimates are rounded to float16 (5e-4 at most), whether they come from the cache or not.
+    ``sigma``: a level for all images, or for each [B], for a denoiser that must be told; it is rounded to a thousandth
+    of a gray level. Estimates are rounded to float16 (5e-4 at most), whether they come from the cache or not.
     """
     folder = folder or files.cache() / "naive"
-    levels = [None] * len(noisy) if sigma is None else ((sigma * 255_000).round() / 255_000).tolist()
+    levels = [None] * len(noisy)
+    if sigma is not None:
+        levels = ((torch.as_tensor(sigma) * 255_000).round() / 255_000).expand(len(noisy)).tolist()
     one = partial(_recall_one, denoiser, folder)
     with ThreadPoolExecutor(min(len(noisy), os.cpu_count() or 1)) as pool:  # the filters' libraries work in C
         estimates = list(pool.map(one, noisy.detach().float().cpu(), levels))

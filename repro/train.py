@@ -59,6 +59,7 @@ from repro.errors import ReproError
 from repro.files import locked, write_atomically
 from repro.kinds import find_misfit
 from repro.metrics import psnr_db
+from repro.models import model_class
 from repro.models.ssdn import KEYWORDS, NoiseSizes
 from repro.ops import DeformConv2d
 from repro.parallel import choose_strategy, share_batch_norm
@@ -139,8 +140,11 @@ class TrainConfig:
     ``sigma_255`` is one value or a range (low, high) from which each patch draws its own. ``steps`` and
     ``seconds`` are budgets; whichever ends first ends the run. ``loss`` is "l2", "l1", or the name of a
     function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network. One that can
-    learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's. Where the
-    module has ``check_training(sizes, loss, sigma_range_255, clip)``, it may refuse a configuration.
+    learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's. One with
+    terms of interest takes ``terms``, a dict, and notes there what the module names in ``TERMS``: columns of the curve.
+    Where the module has ``check_training(sizes, loss, sigma_range_255, clip)``, it may refuse a configuration; in
+    ``IMPLIED_SIZES`` a loss may give sizes another default; and where it has ``estimate_in_training(net, noisy, clean,
+    sigma)``, that is what validation measures.
     """
 
     model: str = _field("sadnet", "the experiment")
@@ -327,7 +331,8 @@ class _Run:
         self.layout = layout
         channels = {"rgb": 3, "gray": 1}[config.colour]
         torch.manual_seed(config.seed)
-        net = repro.build(config.model, **({"channels": channels} | config.sizes))
+        implied = getattr(sys.modules[model_class(config.model).__module__], "IMPLIED_SIZES", {}).get(config.loss, {})
+        net = repro.build(config.model, **({"channels": channels} | implied | config.sizes))
         if net.sizes.channels != channels:
             raise ReproError(f"A network of {net.sizes.channels} channels cannot learn {config.colour} images.")
         if not any(parameter.requires_grad for parameter in net.parameters()):
@@ -350,14 +355,17 @@ class _Run:
         self.objective = _find_objective(config.loss, self.net)
         if check := getattr(sys.modules[type(self.net).__module__], "check_training", None):
             check(self.net.sizes, config.loss, config.sigma_range, config.clip or config.round_8bit)
-        self.tells_real = "real" in signature(self.objective).parameters
+        module, takes = sys.modules[type(self.net).__module__], signature(self.objective).parameters
+        self.tells_real = "real" in takes
+        self.tally |= dict.fromkeys(module.TERMS if "terms" in takes else (), 0.0)
+        self.estimate = getattr(module, "estimate_in_training", _estimate)
         if config.pairs is not None:
             self._require_pairs_to_be_of_use()
         keyword, level = _middle_level(config, self.net)
         self.told = {keyword: level / 255 if keyword == "sigma" else level} if _must_be_told(self.net) else {}
-        columns = chain.from_iterable(offset_columns(self.net).values())
-        self.columns = ["step", "seconds", "loss", "lr", "gradient_norm", "psnr_db", *columns]
         self._resume(found)
+        columns = chain.from_iterable(offset_columns(self.net).values())
+        self.columns = ["step", "seconds", "loss", *self.terms, "lr", "gradient_norm", "psnr_db", *columns]
         self.wrapped, self.wrapped_optimiser = fabric.setup(self.net, self.optimiser)
         self.progress = progress
 
@@ -407,6 +415,11 @@ class _Run:
         fabric.barrier()
         return self.folder / WEIGHTS
 
+    @property
+    def terms(self) -> list[str]:
+        """Parts of the loss that the curve shows: a run that was begun without them goes on without them."""
+        return [name for name in self.tally if name not in ("steps", "loss", "gradient_norm")]
+
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.done
 
@@ -421,11 +434,14 @@ class _Run:
             group["lr"] = rate
         # What the network or its loss draws at random depends on (seed, step, process) alone as well.
         torch.manual_seed(hash((config.seed, self.step, self.fabric.global_rank)) % 2**63)
-        loss = self.objective(self.wrapped, noisy, clean, self.step)
+        noted: dict[str, Tensor] = {}
+        told = {"terms": noted} if self.terms else {}
+        loss = self.objective(self.wrapped, noisy, clean, self.step, **told)
         self.fabric.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip_norm or math.inf, foreach=True)
-        loss = self.fabric.all_reduce(loss.detach().float())  # the mean over the processes
-        loss, norm = torch.stack([loss, norm.float()]).tolist()
+        means = [loss.detach().float(), *(noted[name].float() for name in self.terms)]
+        means = [self.fabric.all_reduce(value) for value in means]  # over the processes
+        norm, loss, *terms = torch.stack([norm.float(), *means]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
             kept = f"The checkpoint of step {self.saved} stays in {self.folder}" if self.saved else "None is saved yet"
@@ -438,8 +454,8 @@ class _Run:
         self.step += 1
         self._average()
         self.tally["steps"] += 1
-        self.tally["loss"] += loss
-        self.tally["gradient_norm"] += norm
+        for name, value in zip(("loss", "gradient_norm", *self.terms), (loss, norm, *terms), strict=True):
+            self.tally[name] += value
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -476,6 +492,7 @@ class _Run:
             "loss": self.tally["loss"] / count,
             "lr": learning_rate(self.config, self.step - 1, self.seconds),
             "gradient_norm": self.tally["gradient_norm"] / count,
+            **{name: self.tally[name] / count for name in self.terms},
         }
         if self._due(self.config.validate_every):
             self.row |= self.validate()
@@ -490,8 +507,9 @@ class _Run:
         psnr = []
         with watch_offsets(self.averaged) as offsets, self.fabric.autocast():
             for noisy, clean in self.validation:
-                noisy = noisy[None].to(self.fabric.device, memory_format=self.layout)
-                psnr.append(psnr_db(clean, self.averaged(noisy, **self.told)[0].float().cpu().clamp(0, 1)))
+                pair = (image[None].to(self.fabric.device, memory_format=self.layout) for image in (noisy, clean))
+                estimate = self.estimate(self.averaged, *pair, **self.told)[0]
+                psnr.append(psnr_db(clean, estimate.float().cpu().clamp(0, 1)))
         self.averaged.train()
         return {name: sum(values) / len(values) for name, values in {"psnr_db": psnr, **offsets}.items()}
 
@@ -617,6 +635,11 @@ def _middle_level(config: TrainConfig, net: nn.Module) -> tuple[str, float]:
     if None in span:
         raise ReproError(f"Training for {family} noise needs its level among the sizes of the network.")
     return KEYWORDS[family], sum(span) / 2
+
+
+def _estimate(net: nn.Module, noisy: Tensor, clean: Tensor, **told: float) -> Tensor:
+    """What most networks make of a validation image: the clean one is nothing to them."""
+    return net(noisy, **told)
 
 
 def _must_be_told(net: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from repro import files
 from repro.errors import ReproError, unknown_name
 from repro.models import MODELS, build, model_class
 from repro.models.base import Denoiser
+from repro.models.classical import PRESETS
 
 NAME_IT = "--network sadnet, say, or model= in Python"
 # Sizes that say how often a part is repeated: each has tensors of its own.
@@ -64,11 +65,13 @@ def load(name_or_path: str | Path, model: str | None = None, results: Path | Non
     truncated or altered one included, is a ReproError that says so. (The checksum in a file guards against
     accidents; who can forge the tensors can forge it too.)
 
-    A filter without weights goes by its own name: ``load("bm3d")``. ``results`` is a folder of results whose weights
+    A filter without weights goes by its own name: ``load("bm3d")``, or with sizes by one of
+    :data:`repro.models.classical.PRESETS`: ``load("bm3d-estimated")``. ``results`` is a folder of results whose weights
     come before those of the study.
     """
-    if name_or_path in MODELS and model in (None, name_or_path) and model_class(name_or_path).weightless:
-        return build(name_or_path).eval()
+    name, sizes = PRESETS.get(name_or_path, (name_or_path, {}))
+    if name in MODELS and model in (None, name, name_or_path) and model_class(name).weightless:
+        return build(name, **sizes).eval()
     path = find(name_or_path, results)
     if path.suffix.lower() in (".pth", ".pt"):
         return _from_torch_file(path, model)
@@ -121,7 +124,7 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
     _require_finite(arrays, what)
     try:
         inferred = cls.upstream_sizes(arrays)
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, ZeroDivisionError) as error:
         raise ReproError(f"{what} has arrays of shapes that no {name} has.") from error
     net = build(name, **(inferred | sizes))
     if hasattr(net, "upstream_aliases"):
@@ -150,7 +153,7 @@ def find(name_or_path: str | Path, results: Path | None = None) -> Path:
         return others.convert(str(name_or_path))
     short = [name for name in known if name.removesuffix("-seed0") == name or name.removesuffix("-seed0") not in known]
     filters = [name for name in MODELS if model_class(name).weightless]
-    raise unknown_name("trained model or filter", str(name_or_path), [*short, *others.SOURCES, *filters])
+    raise unknown_name("trained model or filter", str(name_or_path), [*short, *others.SOURCES, *filters, *PRESETS])
 
 
 def published(results: Path | None = None) -> dict[str, Path]:

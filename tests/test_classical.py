@@ -12,6 +12,7 @@ from repro.data.images import read_image, write_image
 from repro.errors import ReproError
 from repro.metrics import psnr_db
 from repro.models import MODELS, model_class
+from repro.models.gradnet import SIGMA_255_OF_003
 from repro.weights import load
 
 FILTERS = [name for name, (module, _) in MODELS.items() if module == "repro.models.classical"]
@@ -91,6 +92,31 @@ def test_bm3d_of_a_gray_picture_in_colour_and_of_a_flat_corner(photograph):
     corner = torch.full((3, 24, 24), 0.5)
     corner[:, :4, :4] = 0.6
     assert (run(net, corner) - corner).abs().max() < 0.1
+    noise = SIGMA * torch.randn(corner.shape, generator=torch.Generator().manual_seed(0))
+    assert psnr_db(corner, run(net, corner + noise)) > psnr_db(corner, corner + noise) + 6
+
+
+@pytest.mark.parametrize("per_colour", [True, False])
+def test_bm3ds_package_gives_the_noisy_image_back_where_it_is_told_a_map_of_levels(photograph, monkeypatch, per_colour):
+    """As document 003's code tells it: the package takes an array for a power spectrum."""
+    import bm3d
+
+    low, high = (level / 255 for level in SIGMA_255_OF_003)
+    generator = torch.Generator().manual_seed(0)
+    levels = low + (high - low) * torch.rand(photograph.shape, generator=generator)
+    noisy = (photograph + levels * torch.randn(photograph.shape, generator=generator)).clamp(0, 1)
+    pixels, levels = (image.permute(1, 2, 0).double().numpy() for image in (noisy, levels))
+    profile = bm3d.BM3DProfile()
+    profile.num_threads = 1
+    if not hasattr(np, "trapz"):  # NumPy 2.4 has it by its new name alone
+        with pytest.raises(AttributeError, match="trapz"):
+            bm3d.bm3d_rgb(pixels, levels, profile)
+        monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
+    found = bm3d.bm3d_rgb(pixels, levels if per_colour else levels[:, :, 0], profile)
+    found = torch.from_numpy(found).permute(2, 0, 1).float()
+    assert psnr_db(photograph, found) == pytest.approx(psnr_db(photograph, noisy), abs=0.1)
+    told = run(repro.build("bm3d"), noisy, float(np.sqrt(np.square(levels).mean())))
+    assert psnr_db(photograph, told) > psnr_db(photograph, noisy) + 6, "told one level, it denoises"
 
 
 @pytest.mark.slow
@@ -125,6 +151,49 @@ def test_a_level_for_each_image_of_a_batch(noisy):
     both = net(torch.stack([noisy, noisy]), sigma=torch.tensor([0.05, SIGMA]))
     torch.testing.assert_close(both[0], run(net, noisy, 0.05))
     torch.testing.assert_close(both[1], run(net, noisy))
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_what_a_filter_cannot_work_on_is_a_sentence(name, noisy):
+    net = repro.build(name)
+    for value in (float("nan"), float("inf")):
+        broken = noisy.clone()
+        broken[1, 3, 4] = value
+        with pytest.raises(ReproError, match=f"{name} takes numbers"):
+            run(net, broken)
+    for wrong in (torch.full((3,), SIGMA), torch.full((2, 1, 1, 1), SIGMA), torch.full((0,), SIGMA)):
+        with pytest.raises(ReproError, match="one for each of 2 images"):
+            net(torch.stack([noisy, noisy]), sigma=wrong)
+    empty = torch.empty(0, 3, 8, 9)
+    assert run_batch(net, empty).shape == empty.shape
+
+
+def run_batch(net, images, sigma=SIGMA):
+    return net(images, sigma=sigma) if net.needs_sigma else net(images)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("cbm3d", {}), ("bm3d-estimated", {"noise": "estimated"}), ("tv-estimated", {"noise": "estimated"}),
+        ("bm3d-estimated-times-5", {"noise": "estimated", "factor": 5.0}),
+    ],
+)  # fmt: skip
+def test_filters_with_sizes_go_by_names_of_their_own(name, sizes):
+    net = load(name)
+    assert net.sizes == repro.build(name.partition("-")[0].removeprefix("c"), **sizes).sizes
+    assert net.needs_sigma == ("noise" not in sizes) and not net.training
+    assert load(name, net.name).sizes == net.sizes
+    with pytest.raises(ReproError):
+        load(name, "sadnet")
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_who_does_not_know_the_level_is_told_what_estimates_it(name, noisy):
+    for attempt in (lambda net: net(noisy[None]), lambda net: repro.denoise(noisy, model=net)):
+        with pytest.raises(ReproError, match=f"give sigma, or take {name}-estimated"):
+            attempt(repro.build(name))
+    assert not load(f"{name}-estimated").needs_sigma
 
 
 @pytest.mark.slow
@@ -183,5 +252,17 @@ def test_from_the_command_line(tmp_path, noisy):
     expected = repro.denoise(given, model="bm3d", sigma=SIGMA)
     assert (read_image(tmp_path / "out.png") - expected).abs().max() <= 0.5 / 255 + 1e-6
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 1 and "sigma" in result.stderr
+    assert result.exit_code == 1 and "give sigma, or take bm3d-estimated" in result.stderr
     assert model_class("bm3d").weightless
+
+
+@pytest.mark.parametrize("model", ["cbm3d", "bm3d-estimated", "bm3d-estimated-times-5"])
+def test_bm3d_by_each_of_its_names_from_the_command_line(tmp_path, noisy, model):
+    write_image(tmp_path / "in.png", noisy.clamp(0, 1))
+    level = {"sigma": SIGMA} if model == "cbm3d" else {}
+    command = ["denoise", str(tmp_path / "in.png"), str(tmp_path / "out.png"), "--model", model]
+    result = CliRunner().invoke(app, [*command, *(["--sigma", "25"] if level else [])])
+    assert result.exit_code == 0, result.output
+    sizes = {} if level else {"noise": "estimated", "factor": 5.0 if model.endswith("5") else 1.0}
+    expected = repro.denoise(read_image(tmp_path / "in.png"), model=repro.build("bm3d", **sizes), **level)
+    assert (read_image(tmp_path / "out.png") - expected).abs().max() <= 0.5 / 255 + 1e-6

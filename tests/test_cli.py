@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 import typer
 from PIL import Image
@@ -22,8 +23,11 @@ from typer.testing import CliRunner
 import repro
 from repro import doctor, files, weights
 from repro.cli import Command, app
+from repro.data import catalog
 from repro.data.images import read_picture, write_image
 from repro.errors import ReproError
+from repro.metrics import psnr_db
+from repro.models.gradnet import fixed_pixelwise_noise
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"width": 8, "offset_width": 8}
@@ -194,6 +198,17 @@ def test_denoise_broken_input(models, photo, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"photo.png", *broken}
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_denoise_more_channels_than_colours(models, tmp_path, bits):
+    """As pictures one after another, which is what tifffile makes of such an array, and as channels of one."""
+    source, array = tmp_path / "in.tif", np.zeros((24, 20, 5), f"uint{bits}")
+    for stored, says in (({}, "24 pictures of 5 x 20 pixels"), ({"planarconfig": "contig"}, "has 5 channels")):
+        tifffile.imwrite(source, array, photometric="minisblack", **stored)
+        told = failure("denoise", source, tmp_path / "out.png", "--model", models["colour"])
+        assert says in told and "in.tif" in told
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_denoise_output_that_cannot_be(models, photo, tmp_path):
     model = ["--model", models["colour"]]
     before = photo.read_bytes()
@@ -263,13 +278,14 @@ def test_a_folder_for_a_network_that_is_not_told_enough_is_one_error(models, pho
     for name in ("a.png", "b.png"):
         write_image(tmp_path / "in" / name, torch.rand(3, 9, 11))
     result = call("denoise", tmp_path / "in", tmp_path / "out", "--model", "bm3d")
-    assert result.exit_code == 1 and result.stderr == "Error: bm3d must be told the noise level: give sigma.\n"
+    told = "give sigma, or take bm3d-estimated, which estimates it"
+    assert result.exit_code == 1 and result.stderr == f"Error: bm3d must be told the noise level: {told}.\n"
     assert not (tmp_path / "out").exists()
 
 
 def test_a_name_that_is_almost_right(photo, tmp_path):
     told = failure("denoise", photo, tmp_path / "x.png", "--model", "bm3")
-    assert told == "Error: There is no trained model or filter 'bm3'; did you mean bm3d?"
+    assert told == "Error: There is no trained model or filter 'bm3'; did you mean bm3d or cbm3d?"
 
 
 def test_a_level_beyond_255_is_a_wrong_option(models, photo, tmp_path):
@@ -416,6 +432,18 @@ def test_train_interrupted_by_the_terminal(tmp_path):
         process.kill()
     assert process.returncode == 130, errors
     assert "Stopped after step" in errors and "Traceback" not in output + errors
+
+
+def test_evaluate_with_a_level_for_every_value(models, tmp_path):
+    options = ["--model", models["colour"], "--data", "embedded-test", "--limit", "1", "--device", "cpu", "--clip"]
+    result = call("evaluate", *options, "--levels", "8.16,63.75", "--out", tmp_path / "scores.csv")
+    assert result.exit_code == 0, result.output
+    (row,) = pd.read_csv(tmp_path / "scores.csv").to_dict("records")
+    (sample,) = catalog.samples("embedded-test", "RGB", 1)
+    noisy = fixed_pixelwise_noise(sample.clean, sample.name, (8.16, 63.75), clip=True)
+    assert row["levels_255"] == "8.16 to 63.75" and row["psnr_noisy_db"] == pytest.approx(psnr_db(sample.clean, noisy))
+    assert "give --sigma" in failure("evaluate", *options, "--levels", "25")
+    assert "of one kind" in failure("evaluate", *options, "--levels", "8,64", "--sigma", "25")
 
 
 def test_evaluate_what_is_not_there(models, tmp_path):

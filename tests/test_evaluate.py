@@ -1,10 +1,11 @@
 """Denoising images of every kind and size, and measuring on a set."""
 
+import json
 import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,9 @@ from repro.evaluate import PIXELS_AT_ONCE, denoise, evaluate
 from repro.metrics import psnr_db, ssim
 from repro.models.base import Denoiser
 from repro.models.ensemble import SelfEnsemble
+from repro.models.gradnet import fixed_pixelwise_noise
 from repro.models.sadnet import SADNet
+from repro.study import experiments, records
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
 GOLDEN = SHARED / "vectors" / "sadnet_8ch_colour.npz"
@@ -525,6 +528,41 @@ def test_noise_of_other_families_reaches_a_network_that_is_told_of_it(family, le
     assert net.told[-1] == level
 
 
+@pytest.mark.parametrize(("clip", "round_8bit"), [(False, False), (True, False), (False, True)])
+def test_a_level_for_every_value_reaches_the_network(clip, round_8bit):
+    net, sample = Darken(), photograph("stripes")
+    row = evaluate(net, [sample], levels_255=(8.16, 63.75), seed=2, clip=clip, round_8bit=round_8bit).iloc[0]
+    noisy = fixed_pixelwise_noise(sample.clean, "stripes", (8.16, 63.75), 2, clip=clip, round_8bit=round_8bit)
+    assert torch.equal(net.seen[0][0][0], noisy)
+    assert row["psnr_noisy_db"] == pytest.approx(psnr_db(sample.clean, noisy))
+    assert (row["levels_255"], row["sigma_255"]) == ("8.16 to 63.75", None)
+    assert (row["noise_clipped"], row["noise_rounded"]) == (clip or round_8bit, round_8bit)
+
+
+def test_an_evaluation_with_a_level_for_every_value_is_named_and_kept_apart_in_a_record(tmp_path):
+    """As a list in TOML has it, through a record and back; older records know nothing of it."""
+    listed = tmp_path / "list.toml"
+    listed.write_text(
+        '[[experiment]]\nname = "a"\nwhy = "."\nmethod = "median"\nvariant = "full"\ncolour = "rgb"\n'
+        'sigma_255 = 25\nbudget = "cpu"\nevaluate = [{ dataset = "kodak24" },\n'
+        '  { dataset = "kodak24", levels_255 = [8.16, 63.75], clip = true }]\n'
+    )
+    (row,) = experiments.load(listed)
+    assert [each.name for each in row.evaluate] == ["kodak24-25", "kodak24-levels8.16to63.75-clipped"]
+    assert row.evaluate[1].sigma_255 is None
+    kept = [{"name": each.name} | json.loads(json.dumps(asdict(each))) for each in reversed(row.evaluate)]
+    assert kept == [{"name": each.name} | asdict(each) for each in reversed(row.evaluate)]
+    record = records.Record({"evaluations": kept}, tmp_path)
+    assert record.find_evaluation("kodak24", 25)["name"] == "kodak24-25"
+    assert record.find_evaluation("kodak24", None) is None, "it is no noise of the set's own"
+    assert experiments.Evaluation("kodak24", 25).levels_255 is None
+    text = listed.read_text()
+    for wrong in ("levels_255 = [8.16, 63.75], sigma_255 = 25", "levels_255 = [8.16, 63.75], alpha = 0.5"):
+        listed.write_text(text.replace("levels_255 = [8.16, 63.75]", wrong))
+        with pytest.raises(ReproError, match="more than one kind"):
+            experiments.load(listed)
+
+
 @pytest.mark.parametrize(
     ("net", "given", "says"),
     [
@@ -539,6 +577,14 @@ def test_noise_of_other_families_reaches_a_network_that_is_told_of_it(family, le
         (Darken(), {"sigma_255": math.nan}, "sigma_255 is 0 or more"),
         (Darken(needs_sigma=True), {}, "give sigma"),
         (Darken(), {"sigma_255": 25, "alpha": 0.5}, "of one kind"),
+        (Darken(), {"sigma_255": 25, "levels_255": (8, 64)}, "of one kind"),
+        (Darken(), {"levels_255": (64, 8)}, "the lower one first"),
+        (Darken(), {"levels_255": (-1, 8)}, "0 or more"),
+        (Darken(), {"levels_255": (8, math.inf)}, "0 or more"),
+        (Darken(), {"levels_255": (8,)}, "two noise levels"),
+        (Darken(needs_sigma=True), {"levels_255": (8, 64)}, "every value has its own"),
+        (Told(), {"levels_255": (8, 64)}, "every value has its own"),
+        (Told(is_told=False), {"levels_255": (8, 64)}, "nothing of gaussian noise"),
         (Darken(), {"sigma_255": 25, "repeats": 0}, "repeats = 0"),
         (Darken(), {"repeats": 2}, "a set's own noise once"),
         (Darken(), {"sigma_255": 25, "pad": "both"}, "pad = 'both'"),

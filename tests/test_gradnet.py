@@ -11,12 +11,14 @@ import torch.nn.functional as F
 
 import repro
 from repro import files, gradients, naive
+from repro import train as training
 from repro.data.catalog import Sample
 from repro.data.noise import fixed_gaussian_noise
 from repro.errors import ReproError
 from repro.metrics import psnr_db
 from repro.models import gradnet
 from repro.models.base import count_parameters
+from repro.models.classical import Median
 from repro.models.gradnet import GradNetSizes, interlace, sobel, sobel_magnitude
 from repro.train import TrainConfig, train
 from repro.weights import from_upstream, load, save
@@ -260,6 +262,8 @@ def test_the_gradient_matters_and_its_shape_is_checked():
     [
         {"fusion": "middle"}, {"skip": "none"}, {"reduction": 68}, {"mixup": 2, "fusion": "end"}, {"mixup": 22},
         {"naive": "nobody"}, {"width": 0}, {"body": "dncnn", "skip": "none"},
+        {"naive": "dncnn", "naive_sizes": {"channels": 1}}, {"naive_sizes": {"channels": 1}},
+        {"naive": "ssdn", "naive_sizes": {"noise": "poisson", "parameter": "known", "level": 30}},
     ],
 )  # fmt: skip
 def test_impossible_sizes(sizes):
@@ -267,11 +271,39 @@ def test_impossible_sizes(sizes):
         repro.build("gradnet", **sizes)
 
 
+@pytest.mark.parametrize("name", ["gradnet", "gradnet-impl"])
+def test_a_network_that_wants_the_clean_images_gradient_does_nothing_without(name):
+    net = repro.build(name, **SMALL, naive="clean").eval()
+    noisy, given = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    same = repro.build(name, **SMALL).eval()
+    same.load_state_dict(net.state_dict())
+    assert torch.equal(net(noisy, given), same(noisy, given))
+    for attempt in (net, lambda noisy: repro.denoise(noisy, model=net)):
+        with pytest.raises(ReproError, match="gradient of the clean image"):
+            attempt(noisy)
+
+
+def test_what_the_oracle_trains_wants_the_clean_images_gradient(tmp_path):
+    """And is validated with it: better than with the gradient of the noisy image."""
+    config = TrainConfig(
+        model="gradnet", sizes=SMALL, data="embedded-train", steps=30, patch=32, batch=2, loss="oracle",
+        validation_images=1, validate_every=30, warmup_steps=5, lr=3e-3, ema_decay=None,
+    )  # fmt: skip
+    rows = []
+    net = load(train(config, tmp_path / "run", device="cpu", progress=rows.append))
+    ((noisy, clean),) = training._photographs(config, "sigma", 50)[1]
+    with pytest.raises(ReproError, match="gradient of the clean image"):
+        repro.denoise(noisy, model=net)
+    with torch.no_grad():
+        estimate = net(noisy[None], sobel_magnitude(clean[None]))[0].clamp(0, 1)
+    assert rows[-1]["psnr_db"] == pytest.approx(psnr_db(clean, estimate), abs=1e-3)
+
+
 # --- the losses --------------------------------------------------------------------------------------------
 
 
 class Identity(torch.nn.Module):
-    name, needs_sigma, naive = "gradnet", False, None
+    name, needs_sigma, naive, sizes = "gradnet", False, None, GradNetSizes()
 
     def forward(self, noisy, gradient=None):
         return noisy
@@ -320,15 +352,42 @@ def test_real_noise_is_left_as_it_is():
         assert torch.equal(objective(Identity(), noisy, clean, 0, real), objective(Identity(), noisy, clean, 0))
 
 
-@pytest.mark.parametrize("loss", ["consistency", "consistency_sum", "fidelity", "oracle", "pixelwise", "pixelwise_l2"])
+LOSSES = ["consistency", "consistency_sum", "fidelity", "oracle", "pixelwise", "pixelwise_l2"]
+
+
+@pytest.mark.parametrize("name", ["gradnet", "gradnet-impl"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_falls_on_one_batch_and_leaves_the_naive_denoiser_alone(name, loss):
+    torch.manual_seed(0)
+    net = repro.build(name, **SMALL, naive="dncnn", naive_sizes={"depth": 3, "width": 4}).train()
+    frozen = {key: tensor.clone() for key, tensor in net.naive.state_dict().items()}
+    clean = F.interpolate(torch.rand(2, 3, 4, 4), size=(16, 16), mode="bilinear")
+    noisy, objective, values = clean + 0.1 * torch.randn_like(clean), getattr(gradnet, loss), []
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(25):
+        torch.manual_seed(1)  # what a loss draws by itself is the same each time
+        value = objective(net, noisy, clean, 0)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        values.append(value.item())
+    assert values[-1] < 0.7 * values[0]
+    assert all(torch.equal(net.naive.state_dict()[key], tensor) for key, tensor in frozen.items())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains(tmp_path, loss):
+    """From the configuration to the weights: each of them moves, except those of the naive denoiser."""
     sizes = SMALL | {"naive": "dncnn", "naive_sizes": {"depth": 3, "width": 4}}
     config = TrainConfig(
         model="gradnet-impl", sizes=sizes, data="embedded-train", steps=2, patch=16, batch=2, loss=loss,
         validation_images=1, validate_every=2, warmup_steps=1,
     )  # fmt: skip
+    torch.manual_seed(config.seed)
+    begun = repro.build("gradnet-impl", **sizes)
     net = load(train(config, tmp_path / "run", device="cpu", progress=lambda row: None))
-    assert net.name == "gradnet-impl" and net.naive is not None
+    assert all(not torch.equal(p, net.get_parameter(key)) for key, p in begun.named_parameters())
+    assert all(torch.equal(t, net.naive.state_dict()[key]) for key, t in begun.naive.state_dict().items())
 
 
 def test_training_begins_with_the_published_naive_denoiser(tmp_path):
@@ -400,12 +459,15 @@ def test_a_damaged_naive_image_is_made_again(tmp_path, left):
 
 def test_training_with_a_slow_filter_uses_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
-    about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "validate_every": 9}
+    about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "validate_every": 1}
+    filtered, original = [], Median.filter
+    monkeypatch.setattr(Median, "filter", lambda *given: filtered.append(given[1].shape) or original(*given))
     sizes = SMALL | {"naive": "median"}
     for loss in ("consistency", "fidelity"):
         config = TrainConfig(model="gradnet", sizes=sizes, steps=2, loss=loss, **about)
         train(config, tmp_path / loss, device="cpu", progress=lambda row: None)
-        assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4  # two steps of two patches, the same for both
+        # Two steps of two patches, and the pair on which the network is validated twice: the same for both.
+        assert sorted(filtered) == 4 * [(16, 16, 3)] + [(256, 256, 3)]
 
 
 def test_a_network_with_bm3d_inside_is_told_the_level():
@@ -465,13 +527,14 @@ def test_a_slow_filter_from_the_cache_is_what_the_network_computes_itself(name, 
     noisy = clean + 0.1 * torch.randn_like(clean)
     level = {"sigma": (noisy - clean).std((1, 2, 3))} if net.needs_sigma else {}
     each = [net(noisy[k : k + 1], **{word: values[k].item() for word, values in level.items()}) for k in (0, 1)]
-    torch.testing.assert_close(gradnet._estimate(net, noisy, clean), torch.cat(each), atol=0.02, rtol=0)
+    estimate = gradnet.estimate_in_training(net, noisy, clean)
+    torch.testing.assert_close(estimate, torch.cat(each), atol=0.02, rtol=0)
 
 
 class Shown(torch.nn.Module):
     """Notes what a loss gives it, and gives the noisy image back."""
 
-    needs_sigma, naive = False, None
+    needs_sigma, naive, sizes = False, None, GradNetSizes()
 
     def __init__(self, name):
         super().__init__()
@@ -480,6 +543,53 @@ class Shown(torch.nn.Module):
     def forward(self, noisy, gradient=None):
         self.shown.append((noisy, gradient))
         return noisy
+
+
+@pytest.mark.parametrize("loss", ["consistency", "fidelity", "pixelwise"])
+def test_a_learned_naive_denoiser_is_told_the_level_of_each_pair(loss, monkeypatch):
+    torch.manual_seed(0)
+    sizes = {"naive": "ffdnet", "naive_sizes": {"depth": 2, "width": 4}}
+    net, told = repro.build("gradnet-impl", **SMALL, **sizes).train(), []
+    original = type(net.naive).forward
+    monkeypatch.setattr(
+        type(net.naive), "forward", lambda self, x, sigma: told.append(sigma.tolist()) or original(self, x, sigma)
+    )
+    clean = torch.full((2, 3, 40, 40), 0.5)
+    noisy = clean + torch.tensor([0.05, 0.2])[:, None, None, None] * torch.randn_like(clean)
+    getattr(gradnet, loss)(net, noisy, clean, 0).backward()
+    assert net.first.weight.grad.abs().sum() > 0
+    drawn = [0.15, 0.15] if loss == "pixelwise" else [0.05, 0.2]
+    assert told == [pytest.approx(drawn, rel=0.1)]
+
+
+def test_the_gradient_term_is_noted_before_lambda():
+    noisy, clean = torch.rand(2, 3, 6, 7), torch.rand(2, 3, 6, 7)
+    expected = sum((a - b).abs() for a, b in zip(sobel(noisy), sobel(clean), strict=True)).mean()
+    for loss in (gradnet.consistency, gradnet.consistency_sum, gradnet.oracle):
+        terms = {}
+        loss(Identity(), noisy, clean, 0, terms=terms)
+        assert list(terms) == list(gradnet.TERMS)
+        torch.testing.assert_close(terms["gradient_loss"], expected)
+
+
+def test_fixed_pixelwise_noise_is_that_of_training_and_always_the_same():
+    clean = torch.full((3, 300, 300), 0.5)
+    levels = gradnet.SIGMA_255_OF_003
+    made = gradnet.fixed_pixelwise_noise(clean, "a", levels)
+    assert torch.equal(made, gradnet.fixed_pixelwise_noise(clean, "a", levels))
+    for other in (("b", levels), ("a", levels, 1), ("a", (levels[0], 60.0))):
+        assert not torch.allclose(made, gradnet.fixed_pixelwise_noise(clean, *other), atol=1e-3)
+    torch.manual_seed(0)
+    drawn = gradnet.add_pixelwise_noise(clean[None])[0] - 0.5
+    noise = gradnet.fixed_pixelwise_noise(clean, "a", levels, clip=True) - 0.5
+    for statistic in (lambda x: x.std(), lambda x: x.abs().mean(), lambda x: x.square().square().mean()):
+        assert statistic(noise).item() == pytest.approx(statistic(drawn).item(), rel=0.05)
+    assert abs(noise.mean()) < 0.005 and noise.abs().max() == 0.5, "clipped"
+    assert (made - 0.5).abs().max() > 0.5
+    rounded = gradnet.fixed_pixelwise_noise(clean, "a", levels, round_8bit=True)
+    assert torch.equal((rounded * 255).round() / 255, rounded) and rounded.min() >= 0 and rounded.max() <= 1
+    gaussian = gradnet.fixed_pixelwise_noise(clean, "a", (25, 25)) - 0.5
+    assert gaussian.std().item() == pytest.approx(25 / 255, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["gradnet", "gradnet-impl"])

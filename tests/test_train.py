@@ -33,6 +33,7 @@ from repro.data.images import write_image
 from repro.data.noise import fixed_gaussian_noise, fixed_impulse_noise, fixed_poisson_noise
 from repro.errors import ReproError
 from repro.metrics import psnr_db
+from repro.models import gradnet
 from repro.train import Interrupted, TrainConfig, learning_rate, train
 
 TINY = TrainConfig(
@@ -918,6 +919,59 @@ def test_draws_depend_on_seed_step_and_process(tmp_path):
         run.objective = lambda net, noisy, clean, step: drawn.append(torch.rand(()).item()) or net(noisy).mean()
         run._update(*torch.rand(2, 2, 3, 16, 16))
     assert len(set(drawn)) == 8
+
+
+GRADNET = replace(
+    TINY, model="gradnet", loss="consistency", sizes={"width": 8, "modules": 1, "units": 1, "reduction": 2}
+)
+
+
+def test_the_gradient_term_stands_in_the_curve_beside_the_loss(tmp_path, monkeypatch):
+    noted, original = [], gradnet.gradient_difference
+    monkeypatch.setattr(gradnet, "gradient_difference", lambda *pair: noted.append(original(*pair)) or noted[-1])
+    rows = []
+    train(GRADNET, tmp_path / "run", progress=rows.append)
+    noted = [difference.mean().item() for difference in noted]
+    assert len(noted) == 12 and min(noted) > 0
+    assert [row["gradient_loss"] for row in rows] == pytest.approx([sum(noted[k : k + 3]) / 3 for k in (0, 3, 6, 9)])
+    header = (tmp_path / "run" / "curve.csv").read_text().splitlines()[0]
+    assert header.startswith("step,seconds,loss,gradient_loss,")
+    rows.clear()
+    train(replace(GRADNET, loss="l1"), tmp_path / "other", progress=rows.append)
+    assert "gradient_loss" not in rows[0], "a loss without that term"
+
+
+def test_a_run_that_was_begun_before_a_term_was_noted_goes_on_without_it(tmp_path, monkeypatch):
+    def die(row):
+        if row["step"] == 6:
+            raise RuntimeError
+
+    with monkeypatch.context() as older:
+        older.setattr(gradnet, "TERMS", ())
+        train(GRADNET, tmp_path / "whole", progress=quiet)
+        with pytest.raises(RuntimeError):
+            train(GRADNET, tmp_path / "run", progress=die)
+    assert "gradient_loss" not in checkpoint.newest_checkpoint(tmp_path / "run")[1]["tally"]
+    train(GRADNET, tmp_path / "run", progress=quiet)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    newer = tmp_path / "newer"
+    train(GRADNET, newer, progress=quiet)
+    assert [{**row, "gradient_loss": ""} for row in curve(newer)] == [
+        {**row, "gradient_loss": ""} for row in curve(tmp_path / "whole")
+    ], "what is noted changes nothing else"
+
+
+def test_a_run_with_a_term_is_resumed_with_it(tmp_path):
+    def die(row):
+        if row["step"] == 9:
+            raise RuntimeError
+
+    train(GRADNET, tmp_path / "whole", progress=quiet)
+    with pytest.raises(RuntimeError):
+        train(GRADNET, tmp_path / "run", progress=die)
+    assert checkpoint.newest_checkpoint(tmp_path / "run")[1]["step"] == 8, "between two rows of the curve"
+    train(GRADNET, tmp_path / "run", progress=quiet)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_row_of_the_curve_is_the_mean_since_the_last(tmp_path, monkeypatch):

@@ -243,6 +243,28 @@ def test_dilations_are_told(net):
     )
 
 
+def name_upstream(name):
+    """A small GradNet as a state dict under the names of its authors' code."""
+    net = repro.build(name, width=8, modules=1, units=1, reduction=4)
+    return {net.upstream_name(key): tensor for key, tensor in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("gradnet", "block2.block1.ca.c1.body.0.weight"), ("gradnet", "block1.0.weight"), ("gradnet", "block3.weight"),
+        ("gradnet-impl", "_GradNet__seq.0._ResModule__att._AttentionUnit__conv1.weight"),
+        ("gradnet-impl", "_GradNet__fe.0.weight"), ("gradnet-impl", "_GradNet__reconstruct_conv.weight"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_kernel_without_channels_is_a_sentence(name, kernel, axis):
+    arrays = name_upstream(name)
+    weights.from_upstream(name, arrays)
+    with pytest.raises(ReproError):
+        weights.from_upstream(name, arrays | {kernel: arrays[kernel].narrow(axis, 0, 0)})
+
+
 def test_prefix_and_counters_are_tolerated(net):
     arrays = {f"module.{name}": value for name, value in upstream(net).items()}
     arrays["module.bn.num_batches_tracked"] = torch.tensor(7)

@@ -16,7 +16,6 @@ What cannot be read raises :class:`ReproError` with one sentence that names the 
 
 import io
 import logging
-import math
 import struct
 import warnings
 import zlib
@@ -178,7 +177,7 @@ def _decode(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | None]:
         if decoded:
             return decoded
     image = _open(data)
-    _check_count(path, math.prod(image.size), 1 if image.format == "MPO" else getattr(image, "n_frames", 1))
+    _check_count(path, image.size, 1 if image.format == "MPO" else getattr(image, "n_frames", 1))
     # A profile of inks would be wrong for the RGB that is made of them.
     icc_profile = None if image.mode == "CMYK" else image.info.get("icc_profile")
     if image.format == "PNG" and data[24] == 16:  # bits per sample, in the header
@@ -200,12 +199,17 @@ def _open(data: bytes) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_count(path: str | Path, pixels: int, pictures: int) -> None:
-    if pixels > MAX_PIXELS:
+def _check_count(path: str | Path, size: tuple[int, int], pictures: int, channels: int = 1) -> None:
+    width, height = size
+    if (pixels := width * height) > MAX_PIXELS:
         most = f"{MAX_PIXELS // 10**6} are the most that is read"
         raise ReproError(f"{path} has {pixels / 1e6:.0f} million pixels; {most}.")
-    if pictures > 1:
-        raise ReproError(f"{path} holds {pictures} pictures; one is expected.")
+    if pictures > 1:  # or an array of another order than [H, W, C], of which a TIFF makes pictures
+        raise ReproError(
+            f"{path} holds {pictures} pictures of {width} x {height} pixels; one of 1 to 4 channels is expected."
+        )
+    if channels > 4:
+        raise ReproError(f"{path} has {channels} channels; gray or RGB is read, with or without transparency.")
 
 
 def _decode_png_16(image: Image.Image, data: bytes) -> np.ndarray:
@@ -246,11 +250,11 @@ def _decode_tiff_16(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page = tiff.pages[0]
+            _check_count(path, (page.imagewidth, page.imagelength), len(tiff.pages), page.samplesperpixel)
             if page.dtype is not None and (page.dtype.kind in "fc" or page.dtype.itemsize > 2):
                 raise ReproError(f"{path} stores its pixels as {page.dtype}; images of 8 or 16 bits can be read.")
             if page.dtype != np.uint16:
                 return None
-            _check_count(path, page.imagewidth * page.imagelength, len(tiff.pages))
             try:
                 array = page.asarray()
             except ValueError as error:

@@ -38,6 +38,14 @@ from torch import Tensor
 from repro.errors import ReproError
 from repro.models.base import Denoiser
 
+# Filters under names of their own, for whoever chooses by name: name -> filter, sizes. "times-5" is 003's remedy for
+# real noise.
+PRESETS: dict[str, tuple[str, dict]] = {
+    "cbm3d": ("bm3d", {}),  # what BM3D is called in colour
+    **{f"{name}-estimated": (name, {"noise": "estimated"}) for name in ("bm3d", "wavelet", "dct", "nlm", "tv")},
+    "bm3d-estimated-times-5": ("bm3d", {"noise": "estimated", "factor": 5.0}),
+}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -83,21 +91,35 @@ class Filter(Denoiser):
     def require_image(self, noisy: Tensor) -> None:
         if noisy.dim() != 4 or noisy.shape[1] not in (1, 3) or 0 in noisy.shape[2:]:
             raise ValueError(f"{self.name} takes images [B, 1 or 3, H, W] with H, W >= 1, not {list(noisy.shape)}.")
+        if not noisy.isfinite().all():  # which a window or a transform would spread
+            raise ReproError(f"{self.name} takes numbers: the image has NaN or infinite values.")
 
     @torch.no_grad()
     def forward(self, noisy: Tensor, *, sigma=None) -> Tensor:
         """Denoise [B, 1 or 3, H, W], image by image. ``sigma`` in units of [0, 1]: a number, or a tensor [B]."""
         self.require_image(noisy)
+        levels = self._list_levels(len(noisy), sigma)
+        if not len(noisy):
+            return noisy.clone()
         images = noisy.detach().double().cpu()
-        if self.needs_sigma and sigma is None:
-            raise ReproError(f"{self.name} must be told the noise level: give sigma.")
-        levels = torch.as_tensor(0.0 if sigma is None else sigma).double().cpu().expand(len(images)).tolist()
-        if not all(0 <= level <= 1 for level in levels):
-            raise ReproError(f"sigma = {max(levels, key=abs):g} is not in [0, 1].")
         clean = [
             self._filter_one(image.permute(1, 2, 0).numpy(), level) for image, level in zip(images, levels, strict=True)
         ]
         return torch.stack(clean).to(noisy)
+
+    def _list_levels(self, count: int, sigma) -> list[float]:
+        """The level of each of ``count`` images; 0 where nothing is said of it, and nothing need be."""
+        if sigma is None:
+            if self.needs_sigma:
+                raise ReproError(f"{self.name} must be told the noise level: {advise(self.name)}.")
+            return [0.0] * count
+        levels = torch.as_tensor(sigma).double().cpu()
+        if levels.dim() > 1 or (levels.dim() and len(levels) not in (1, count)):
+            raise ReproError(f"sigma is a number, or one for each of {count} images, not {list(levels.shape)} of them.")
+        levels = levels.expand(count).tolist()
+        if not all(0 <= level <= 1 for level in levels):
+            raise ReproError(f"sigma = {max(levels, key=abs):g} is not in [0, 1].")
+        return levels
 
     def _filter_one(self, image: np.ndarray, sigma: float) -> Tensor:
         height, width = image.shape[:2]
@@ -116,6 +138,12 @@ class Filter(Denoiser):
     def filter(self, image: np.ndarray, sigma: float) -> np.ndarray:
         """The method itself: float64 [H, W, 1 or 3] to the same, ``sigma`` > 0 in units of [0, 1]."""
         raise NotImplementedError
+
+
+def advise(name: str, keyword: str = "sigma") -> str:
+    """What to do where the denoiser ``name`` must be told the noise level and is not."""
+    preset = f"{name}-estimated"
+    return f"give {keyword}, or take {preset}, which estimates it" if preset in PRESETS else f"give {keyword}"
 
 
 def estimate_noise(image: np.ndarray) -> float:
@@ -338,7 +366,7 @@ OPPONENT = np.array([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 0, -1 / 2], [1 / 4, -1 / 2, 
 
 @dataclass(frozen=True)
 class BM3DSizes(NoiseSizes):
-    stages: int = 2  # hard thresholds, then the Wiener filter; 1: the first alone, in half the time
+    stages: int = 2  # hard thresholds, then the Wiener filter; 1: the first alone, in 2/3 of the time
 
     def __post_init__(self):
         super().__post_init__()

@@ -44,8 +44,11 @@ from math import sqrt
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from scipy.special import ndtri
 from torch import Tensor, nn
 
+from repro.data.noise import uniform_numbers
+from repro.errors import ReproError
 from repro.models.base import Denoiser
 
 CONSISTENCY = 0.1  # lambda: the weight of the gradient term, in 003 and in the authors' GradNet run
@@ -72,7 +75,9 @@ class GradNetSizes:
     body: str = "mskresnet"  # or "dncnn"
     depth: int = 20  # layers of a network with the DnCNN body
     initialisation: str = "authors"  # Kaiming normal, small BN scales; or "default": PyTorch's
-    naive: str = "none"  # whose gradient is taken: a model by name, or the noisy image's own ("none")
+    # Whose gradient is taken: a model by name; the noisy image's own ("none"); that of the clean image ("clean"), which
+    # whoever calls the network must have, as in `oracle`.
+    naive: str = "none"
     naive_sizes: dict = field(default_factory=dict)  # of that model
     naive_weights: str | None = None  # published weights, or a file, that training starts it from
 
@@ -96,6 +101,8 @@ class GradNetSizes:
             raise ValueError(f"reduction = {self.reduction} leaves nothing of {self.inner_width} channels.")
         if self.body == "dncnn" and self.skip == "none" and self.fusion != "none":
             raise ValueError("the authors' DnCNN with gradients has the concatenating skip.")
+        if (channels := self.naive_sizes.get("channels", self.channels)) != self.channels:
+            raise ValueError(f"a naive denoiser of {channels} channels does not fit a network of {self.channels}.")
 
     @property
     def inner_width(self) -> int:
@@ -251,7 +258,8 @@ class GradNet(Denoiser):
     ``gradient`` is the Sobel magnitude [B, C, H, W] of a naive estimate. Left out, the naive denoiser inside
     makes one (``sizes.naive``), or the gradient of the noisy image itself serves. That denoiser is frozen: its
     parameters are buffers, saved with the network but never trained nor counted. Where it must be told the
-    noise level, so must this network.
+    noise level, so must this network. One that was trained with the clean image's gradient (``naive="clean"``) has
+    none to put in its place: left out, it is a ReproError.
     """
 
     name = "gradnet"
@@ -281,8 +289,18 @@ class GradNet(Denoiser):
         """Denoise [B, C, H, W] in [0, 1]; the result has the same shape."""
         self.require_image(noisy)
         if gradient is None and self.sizes.fusion != "none":
+            self.require_naive()
             gradient = sobel_magnitude(self.estimate_naively(noisy, sigma))
         return self.fuse(noisy, gradient)
+
+    def require_naive(self) -> None:
+        """Raise ReproError for a network that cannot make a gradient by itself."""
+        if self.sizes.naive == "clean" and self.sizes.fusion != "none":
+            given = "gradient" if self.name == "gradnet" else "naive"
+            raise ReproError(
+                f"This {self.name} was trained with the gradient of the clean image, and denoises nothing without it: "
+                f"give {given}, or take another network."
+            )
 
     def fuse(self, noisy: Tensor, gradient: Tensor | None) -> Tensor:
         """Everything after the gradient. ``gradient`` is not looked at by a network without fusion."""
@@ -364,7 +382,10 @@ class GradNetImpl(GradNet):
     def forward(self, noisy: Tensor, naive: Tensor | None = None, *, sigma=None) -> Tensor:
         """Denoise [B, C, H, W] in [0, 1], given the naive estimate [B, C, H, W] or making one inside."""
         self.require_image(noisy)
-        return self.fuse(noisy, sobel_magnitude(self.estimate_naively(noisy, sigma) if naive is None else naive))
+        if naive is None and self.sizes.fusion != "none":
+            self.require_naive()
+            naive = self.estimate_naively(noisy, sigma)
+        return self.fuse(noisy, None if naive is None else sobel_magnitude(naive))
 
     @classmethod
     def upstream_sizes(cls, arrays: dict[str, Tensor]) -> dict:
@@ -408,11 +429,13 @@ def initialise_as_the_authors(module: nn.Module) -> None:
 
 
 def _build_naive(sizes: GradNetSizes) -> Denoiser | None:
-    if sizes.naive == "none" or sizes.fusion == "none":
+    if sizes.naive in ("none", "clean") or sizes.fusion == "none":
         return None
     from repro.models import build  # which imports this module
 
     naive = build(sizes.naive, **({"channels": sizes.channels} | sizes.naive_sizes)).eval()
+    if getattr(naive, "is_told", False) and not naive.needs_sigma:
+        raise ReproError(f"{sizes.naive} for {naive.sizes.noise} noise is no naive denoiser: it must be told more.")
     for module in list(naive.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             delattr(module, name)
@@ -463,46 +486,53 @@ IMPL_NAMES = (
 # --- losses -------------------------------------------------------------------------------------------------
 # repro.train finds them by name. The noise level of a batch is read off the pair where the naive denoiser asks.
 # `real` [B] marks the samples whose noise is a camera's. It is left as it is: what draws its own noise looks at the
-# mark, and to the other losses all noise is alike.
+# mark, and to the other losses all noise is alike. A loss with a gradient term notes in `terms` what 003 saw as "0.0
+# for most of training": the mean of `gradient_difference`, before lambda, be the loss one of means or of sums.
+
+TERMS = ("gradient_loss",)
+# What a loss teaches a network to expect, where its configuration does not say otherwise.
+IMPLIED_SIZES = {"oracle": {"naive": "clean"}}
 
 
-def consistency(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
+def consistency(net, noisy: Tensor, clean: Tensor, step: int, real=None, terms: dict | None = None) -> Tensor:
     """Mean L1 plus lambda times the mean gradient difference: 003."""
-    return _mean_loss(_estimate(net, noisy, clean), clean)
+    return _mean_loss(estimate_in_training(net, noisy, clean), clean, terms)
 
 
-def consistency_sum(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
+def consistency_sum(net, noisy: Tensor, clean: Tensor, step: int, real=None, terms: dict | None = None) -> Tensor:
     """Both terms summed over the batch: paper and authors. The ratio of the two is that of the means.
 
     Of several processes each has a part of the batch, and their gradients are averaged: hence the factor.
     """
-    estimate = _estimate(net, noisy, clean)
+    estimate = estimate_in_training(net, noisy, clean)
+    difference = _note_difference(estimate, clean, terms)
     processes = dist.get_world_size() if dist.is_initialized() else 1
-    return processes * ((estimate - clean).abs().sum() + CONSISTENCY * gradient_difference(estimate, clean).sum())
+    return processes * ((estimate - clean).abs().sum() + CONSISTENCY * difference.sum())
 
 
 def fidelity(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Mean L1 alone: lambda = 0."""
-    return F.l1_loss(_estimate(net, noisy, clean), clean)
+    return F.l1_loss(estimate_in_training(net, noisy, clean), clean)
 
 
-def oracle(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
+def oracle(net, noisy: Tensor, clean: Tensor, step: int, real=None, terms: dict | None = None) -> Tensor:
     """:func:`consistency` with the gradient of the clean image: the best naive denoiser there could be."""
-    given = sobel_magnitude(clean) if net.name == "gradnet" else clean
-    return _mean_loss(net(noisy, given), clean)
+    return _mean_loss(_show(net, noisy, clean), clean, terms)
 
 
-def pixelwise(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
+def pixelwise(
+    net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None, terms: dict | None = None
+) -> Tensor:
     """:func:`consistency` on noise as 003 draws it: a level for every value, clipped."""
     noisy = _redraw(noisy, clean, real)
-    return _mean_loss(_estimate(net, noisy, clean), clean)
+    return _mean_loss(estimate_in_training(net, noisy, clean), clean, terms)
 
 
 def pixelwise_l2(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | None = None) -> Tensor:
     """Mean squared error on such noise, as 003 trains its DnCNN: this network with body "dncnn" and no fusion, but for
     first weights and the biases of its inner layers."""
     noisy = _redraw(noisy, clean, real)
-    return F.mse_loss(_estimate(net, noisy, clean), clean)
+    return F.mse_loss(estimate_in_training(net, noisy, clean), clean)
 
 
 def add_pixelwise_noise(clean: Tensor) -> Tensor:
@@ -515,21 +545,62 @@ def add_pixelwise_noise(clean: Tensor) -> Tensor:
     return (clean + sigma * torch.randn_like(clean)).clamp(0, 1)
 
 
+def fixed_pixelwise_noise(
+    clean: Tensor,
+    name: str,
+    levels_255: tuple[float, float],
+    seed: int = 0,
+    *,
+    clip: bool = False,
+    round_8bit: bool = False,
+) -> Tensor:
+    """Return ``clean`` [C, H, W] with the evaluation noise of this kind for the image ``name``.
+
+    Each value has its own standard deviation, uniform between the two of ``levels_255``, on the 0 to 255 scale. Fixed
+    uniform numbers (key ``"name|levels low high|seed"``) are first the levels, then, through the inverse normal
+    distribution, the noise. Clipped and rounded as in :mod:`repro.data.noise`; 003 clips.
+    """
+    low, high = (float(level) for level in levels_255)
+    uniform = uniform_numbers(2 * clean.numel(), f"{name}|levels {low} {high}|{int(seed)}").reshape(2, *clean.shape)
+    drawn = torch.from_numpy((low + (high - low) * uniform[0]) / 255 * ndtri(uniform[1]))
+    noisy = clean + drawn.to(clean)
+    noisy = noisy.clamp(0, 1) if clip or round_8bit else noisy
+    return (noisy * 255).round() / 255 if round_8bit else noisy
+
+
 def _redraw(noisy: Tensor, clean: Tensor, real: Tensor | None) -> Tensor:
     made = add_pixelwise_noise(clean)
     return made if real is None else torch.where(real[:, None, None, None], noisy, made)
 
 
-def _mean_loss(estimate: Tensor, clean: Tensor) -> Tensor:
-    return F.l1_loss(estimate, clean) + CONSISTENCY * gradient_difference(estimate, clean).mean()
+def _mean_loss(estimate: Tensor, clean: Tensor, terms: dict | None) -> Tensor:
+    return F.l1_loss(estimate, clean) + CONSISTENCY * _note_difference(estimate, clean, terms).mean()
 
 
-def _estimate(net, noisy: Tensor, clean: Tensor) -> Tensor:
-    """The network's estimate, with a gradient that is computed once per patch where a slow filter gives it."""
+def _note_difference(estimate: Tensor, clean: Tensor, terms: dict | None) -> Tensor:
+    difference = gradient_difference(estimate, clean)
+    if terms is not None:
+        terms["gradient_loss"] = difference.detach().mean()
+    return difference
+
+
+def estimate_in_training(net, noisy: Tensor, clean: Tensor, sigma: float | None = None) -> Tensor:
+    """The network's estimate of noisy [B, C, H, W] where the clean image is known: in a loss, and in validation.
+
+    The naive image of a slow filter comes from the cache of :mod:`repro.naive`, which a validation pair finds filled
+    after the first time. ``sigma``: the level to be told, in units of [0, 1]; left out, that of each pair.
+    """
+    if net.sizes.naive == "clean":
+        return _show(net, noisy, clean)
+    if net.needs_sigma and sigma is None:
+        sigma = (noisy - clean).std((1, 2, 3))
     if net.naive is None or not net.naive.weightless:
-        return net(noisy)
+        return net(noisy, sigma=sigma) if net.needs_sigma else net(noisy)
     from repro.naive import recall
 
-    sigma = (noisy - clean).std((1, 2, 3)) if net.needs_sigma else None
-    naive = recall(net.naive, noisy, sigma)
+    return _show(net, noisy, recall(net.naive, noisy, sigma if net.needs_sigma else None))
+
+
+def _show(net, noisy: Tensor, naive: Tensor) -> Tensor:
+    """The estimate, given the gradient of a naive image."""
     return net(noisy, sobel_magnitude(naive) if net.name == "gradnet" else naive)

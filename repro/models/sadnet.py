@@ -15,7 +15,9 @@ blind: nobody tells it the noise level.
 Differences between paper, earlier reproduction and authors' code
 -----------------------------------------------------------------
 ``reading="authors"`` follows the authors' code wherever the paper is silent or says otherwise;
-``reading="replication"`` follows the replication's text and its Table 1.
+``reading="replication"`` follows the replication's text and its Table 1. The two things in which that differs can
+be had alone, ``"replication-activations"`` and ``"replication-tail"``; ``"paper-tail"`` is the last layer of the
+paper's text on an else unchanged network.
 
 - First layer. Paper: one convolution, 1x1. Authors: a 1x1 without activation inside the first ResBlock,
   whose output is also that block's skip. Replication: a 1x1 with leaky ReLU before the first ResBlock.
@@ -36,6 +38,10 @@ Differences between paper, earlier reproduction and authors' code
   every convolution, the one that predicts offsets included: kernels are deformed from the first step on,
   although the layer's own constructor zeroes it. Only the deformable kernel, no ``Conv2d`` to their code,
   keeps its uniform(-s, s), s = 1 / sqrt(9 c). Replication, ``initialisation="default"``: PyTorch's.
+  ``initialisation="zero-offsets"`` is the authors' but for the convolution that predicts offsets and modulation,
+  which starts from zeros, as in the paper on modulated deformable convolution (Zhu et al., Deformable ConvNets v2,
+  CVPR 2019): every kernel starts on the regular grid with a modulation of 1/2. That paper also gives this layer a
+  tenth of the learning rate; here it learns at the rate of all others.
 - Parameters. Paper: 4,321k. This network, as the authors' present code: 4,234,723 (gray 4,234,081). Their
   first public code created 1x1 layers that it never used; those of encoder blocks 2 to 4 make up the
   difference exactly.
@@ -71,8 +77,8 @@ class SADNetSizes:
     rsab: bool = True
     transfer: bool = True
     context: bool = True
-    reading: str = "authors"  # or "replication": head, tail and activations of the replication
-    initialisation: str = "xavier"  # or "default"
+    reading: str = "authors"  # or "replication", "replication-activations", "replication-tail", "paper-tail"
+    initialisation: str = "xavier"  # or "default", "zero-offsets"
 
     def __post_init__(self):
         object.__setattr__(self, "dilations", tuple(self.dilations))  # a list where read from JSON
@@ -81,10 +87,23 @@ class SADNetSizes:
             raise ValueError("every size is at least 1.")
         if self.width % self.deform_groups:
             raise ValueError(f"deform_groups = {self.deform_groups} does not divide width = {self.width}.")
-        if self.reading not in ("authors", "replication"):
-            raise ValueError(f"reading is 'authors' or 'replication', not {self.reading!r}.")
-        if self.initialisation not in ("xavier", "default"):
-            raise ValueError(f"initialisation is 'xavier' or 'default', not {self.initialisation!r}.")
+        known = {
+            "reading": ("authors", "replication", "replication-activations", "replication-tail", "paper-tail"),
+            "initialisation": ("xavier", "default", "zero-offsets"),
+        }
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} is {' or '.join(map(repr, words))}, not {getattr(self, name)!r}.")
+
+    @property
+    def activates_everywhere(self) -> bool:
+        """Whether a leaky ReLU follows every block, every transposed and every 1x1 convolution."""
+        return self.reading in ("replication", "replication-activations")
+
+    @property
+    def concatenates_input(self) -> bool:
+        """Whether the last layer sees the noisy image beside the features, which is then not added."""
+        return self.reading in ("replication", "replication-tail")
 
 
 def conv3x3(channels_in: int, channels_out: int, dilation: int = 1) -> nn.Conv2d:
@@ -206,9 +225,8 @@ class SADNet(Denoiser):
     def __init__(self, sizes: SADNetSizes = SADNetSizes()):
         super().__init__()
         self.sizes = sizes
-        replication = sizes.reading == "replication"
         width1, width2, width3, width4 = (sizes.width * 2**halvings for halvings in range(4))
-        self.after = nn.LeakyReLU(SLOPE) if replication else nn.Identity()
+        self.after = nn.LeakyReLU(SLOPE) if sizes.activates_everywhere else nn.Identity()
 
         self.first = nn.Conv2d(sizes.channels, width1, 1)
         self.encode1 = ResBlock(width1)
@@ -224,9 +242,13 @@ class SADNet(Denoiser):
         self.decode3 = DecoderScale(width3, sizes, False, self.after)
         self.decode2 = DecoderScale(width2, sizes, False, self.after)
         self.decode1 = DecoderScale(width1, sizes, False, self.after)
-        self.last = conv3x3(width1 + (sizes.channels if replication else 0), sizes.channels)
-        if sizes.initialisation == "xavier":
+        inputs = width1 + (sizes.channels if sizes.concatenates_input else 0)
+        kernel = 1 if sizes.reading == "paper-tail" else 3
+        self.last = nn.Conv2d(inputs, sizes.channels, kernel, padding=kernel // 2)
+        if sizes.initialisation != "default":
             self.apply(initialise_as_the_authors)
+        if sizes.initialisation == "zero-offsets":
+            self.apply(start_on_the_grid)
 
     def forward(self, noisy: Tensor) -> Tensor:
         """Denoise [B, C, H, W] in [0, 1]; the result has the same shape (Eq. 1)."""
@@ -246,7 +268,7 @@ class SADNet(Denoiser):
         x, features = self.decode2(x, x2, features)
         x, _ = self.decode1(x, x1, features)
 
-        if self.sizes.reading == "replication":
+        if self.sizes.concatenates_input:
             clean = self.last(torch.cat([x, padded], 1))
         else:
             clean = self.last(x) + padded  # the long residual connection: what is learned is the noise
@@ -317,6 +339,13 @@ def initialise_as_the_authors(module: nn.Module) -> None:
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+def start_on_the_grid(module: nn.Module) -> None:
+    """Zeros in what predicts offsets and modulation: offsets 0, modulation sigmoid(0) = 1/2."""
+    if isinstance(module, RSAB):
+        nn.init.zeros_(module.locate.weight)
+        nn.init.zeros_(module.locate.bias)
 
 
 # Names here and names in the authors' code, where an RSAB's `conv` is called as a ResBlock's first one.

@@ -536,6 +536,11 @@ def posterior_mean(noisy: Tensor, prior: Prior, sizes: SSDNSizes) -> Tensor:
     variance = noise_deviation(mean, prior.strength, sizes.noise).square()
     if sizes.channels == 1:
         return (y * covariance + mean * variance) / (covariance + variance)
+    return join_guess_and_pixel(y, mean, covariance, variance)
+
+
+def join_guess_and_pixel(y: Tensor, mean: Tensor, covariance: Symmetric, variance: Tensor) -> Tensor:
+    """Mean [B, 3, H, W] of the posterior in colour: prior N(mean, covariance), noise of ``variance``."""
     prior_precision = covariance.plus(*3 * [EPSILON]).inverse()
     noise_precision = 1 / (variance + EPSILON)
     precision = prior_precision.plus(*noise_precision.unbind(1)).plus(*3 * [EPSILON])
@@ -559,12 +564,17 @@ def negative_log_likelihood(noisy: Tensor, prior: Prior, sizes: SSDNSizes) -> Te
         spread = covariance + variance
         loss = ((y - mean).square() / spread + spread.log()).mean()
     else:
-        spread = covariance.plus(*variance.unbind(1))
-        # max(determinant, 0), as the authors write it; noise keeps it above 1e-18.
-        loss = (_distance(y - mean, spread) + spread.determinant().clamp_min(0).log()).mean() / 2
+        loss = measure_surprise(y, mean, covariance, variance).mean()
     if sizes.parameter != "known":
         loss = loss - sizes.regulariser * deviation.mean()
     return loss
+
+
+def measure_surprise(y: Tensor, mean: Tensor, covariance: Symmetric, variance: Tensor) -> Tensor:
+    """Minus the log-likelihood [B, H, W] of noisy colours, up to a constant."""
+    spread = covariance.plus(*variance.unbind(1))
+    # max(determinant, 0), as the authors write it; noise keeps it above 1e-18.
+    return (_distance(y - mean, spread) + spread.determinant().clamp_min(0).log()) / 2
 
 
 def impulse_moments(mean: Tensor, covariance: Symmetric, alpha: Tensor) -> tuple[Tensor, Symmetric]:

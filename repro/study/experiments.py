@@ -24,6 +24,9 @@ class Evaluation:
     sigma_255: float | None
     events: float | None = None  # instead of sigma: Poisson noise of so many counts per white pixel
     alpha: float | None = None  # instead of sigma: impulse noise on this share of pixels
+    # Instead of sigma: Gaussian noise with a level of its own for every value, from the lower to the higher of the two,
+    # as GradNet's reproduction trains. A list, as TOML and records have it.
+    levels_255: list[float] | None = None
     clip: bool = False
     round_8bit: bool = False
     seed: int = 0  # of the evaluation noise
@@ -43,6 +46,7 @@ class Evaluation:
             parts.append(f"{self.sigma_255:g}")
         parts += [f"poisson{self.events:g}"] if self.events is not None else []
         parts += [f"impulse{self.alpha:g}"] if self.alpha is not None else []
+        parts += ["levels" + "to".join(f"{level:g}" for level in self.levels_255)] if self.levels_255 else []
         parts += [word for flag, word in ((self.clip, "clipped"), (self.round_8bit, "rounded")) if flag]
         parts += [f"padded-{self.pad}"] if self.pad else []
         parts += [f"crop{self.crop_multiple}"] if self.crop_multiple else []
@@ -78,6 +82,7 @@ class Experiment:
     gradients: str | None = None  # a data set on whose images a GradNet is given gradients of every kind
     stages: str | None = None  # a data set on whose images every stage of a ScaoedNet is measured
     publish: bool = True  # whether its weights come with the study; False where the record says all that is asked
+    headline: bool = False  # whether the study is asked for it first: the campaign begins with these rows
 
     def publishes(self, seed: int) -> bool:
         """Whether the weights of this seed come with the study: of the first seed only, for their size."""
@@ -145,7 +150,7 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
     except (KeyError, TypeError) as error:
         raise ReproError(f"{file}: {name} is not complete or has a surplus entry ({error}).") from error
     for evaluation in experiment.evaluate:
-        levels = (evaluation.sigma_255, evaluation.events, evaluation.alpha)
+        levels = (evaluation.sigma_255, evaluation.events, evaluation.alpha, evaluation.levels_255)
         if sum(level is not None for level in levels) > 1:
             raise ReproError(f"{file}: {name} evaluates {evaluation.dataset} under more than one kind of noise.")
     if experiment.budget not in BUDGETS:
@@ -161,5 +166,5 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
 
 def _read_evaluation(settings: dict, sigma_255: float | None) -> Evaluation:
     """An evaluation at the row's own noise level unless it names another, or noise of another kind."""
-    other = settings.keys() & {"events", "alpha"}
+    other = settings.keys() & {"events", "alpha", "levels_255"}
     return Evaluation(**{"sigma_255": None if other else sigma_255, **settings})

@@ -104,7 +104,7 @@ class Record:
     def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:
         """The first, that is the principal, evaluation on a data set at a noise level; None: its own noise."""
         for evaluation in self["evaluations"]:
-            if evaluation.get("events") is not None or evaluation.get("alpha") is not None:
+            if any(evaluation.get(kind) is not None for kind in ("events", "alpha", "levels_255")):
                 continue  # noise of another kind, which has no sigma either
             if evaluation["dataset"] == dataset and evaluation["sigma_255"] == sigma_255:
                 return evaluation
