@@ -1,4 +1,4 @@
-"""`make pdf`: the built book on paper, ``_build/four-denoisers.pdf``.
+"""`make pdf`: the built book on paper, ``_build/four-denoisers.pdf``, and linked from the first page of the built book.
 
 Chromium prints the pages of ``_build/html`` in the order of the contents, and the prints are joined: a first page with
 the contents, bookmarks, page numbers, and links that lead to the page of the print.
@@ -6,7 +6,9 @@ the contents, bookmarks, page numbers, and links that lead to the page of the pr
 
 import argparse
 import io
+import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -51,8 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m repro.pdf", description="Print the built book as one PDF.")
     parser.add_argument("--only", nargs="*", choices=read_contents(), metavar="PAGE", help="print these pages alone")
+    only = parser.parse_args(arguments).only
     try:
-        path = print_book(only=parser.parse_args(arguments).only)
+        path = print_book(only=only)
+        if only is None:
+            offer(path)
     except ReproError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -101,6 +106,27 @@ def print_book(target: Path | None = None, only: list[str] | None = None) -> Pat
     with files.write_atomically(target or built.parent / TARGET) as path:
         writer.write(path)
     return target or built.parent / TARGET
+
+
+def offer(path: Path) -> None:
+    """Lay the print at ``path`` beside the built pages, and let the first of them link to it.
+
+    A book that was never printed has no such link, and so none that leads nowhere. A :class:`ReproError` where the page
+    has no place for it.
+    """
+    built = files.root() / "_build" / "html"
+    page = built / f"{read_contents()[0]}.html"
+    copy = built / TARGET
+    size = f"{len(PdfReader(path).pages)} pages, {path.stat().st_size / 1e6:.0f} MB"
+    address = Path(os.path.relpath(copy, page.parent)).as_posix()
+    link = f'<p id="book-pdf"><a href="{address}">The book as a PDF</a> ({size})</p>'
+    text, places = re.subn(r'<p id="book-pdf">.*?</p>', link, page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    if places != 1:
+        raise ReproError(f"{page.name} has no place for a link to the PDF; `make book` builds one that has.")
+    with files.write_atomically(copy) as temporary:
+        shutil.copyfile(path, temporary)
+    with files.write_atomically(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 # --- printing

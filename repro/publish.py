@@ -19,7 +19,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from repro import files, forensic_pages, pages, rerun_pages, status_pages
+from repro import files, forensic_pages, noise_pages, pages, rerun_pages, status_pages
 from repro.errors import ReproError
 from repro.study.verdicts import Study
 
@@ -134,6 +134,7 @@ def write_fragments(folder: Path) -> None:
     forensic_pages.write_all(folder, study, settled)
     status_pages.write_all(folder, NOTEBOOKS)
     rerun_pages.write_all(folder)
+    noise_pages.write_all(folder)
 
 
 def _share_the_machine() -> None:

@@ -38,6 +38,9 @@ def golden():
         ({"transfer": False}, 4_179_331),
         ({"context": False}, 4_004_771),
         ({"reading": "replication"}, 4_234_723 - 867 + 948),
+        ({"reading": "replication-tail"}, 4_234_723 - 867 + 948),
+        ({"reading": "replication-activations"}, 4_234_723),
+        ({"reading": "paper-tail"}, 4_234_723 - 768),
         ({"width": 8, "offset_width": 8}, 313_027),
         ({"channels": 1, "width": 8}, 612_073),
     ],
@@ -91,15 +94,17 @@ def test_padding_reflects_and_replicates_only_where_too_short():
     assert pad_to_multiple(padded, 8) is padded
 
 
-@pytest.mark.parametrize("reading", ["authors", "replication"])
+@pytest.mark.parametrize(
+    "reading", ["authors", "paper-tail", "replication", "replication-activations", "replication-tail"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_head_and_tail(reading, channels):
-    """With a last layer of zeros the authors' network returns its input, the replication's returns black."""
+    """With a last layer of zeros the authors' tail returns the network's input, the replication's returns black."""
     net = repro.build("sadnet", channels=channels, reading=reading, **SMALL)
     torch.nn.init.zeros_(net.last.weight)
     torch.nn.init.zeros_(net.last.bias)
     noisy = torch.rand(1, channels, 8, 16)
-    expected = noisy if reading == "authors" else torch.zeros_like(noisy)
+    expected = torch.zeros_like(noisy) if reading in ("replication", "replication-tail") else noisy
     assert torch.equal(net(noisy), expected)
 
 
@@ -142,6 +147,44 @@ def test_default_initialisation_is_torchs():
     limit = 1 / sqrt(9 * 32)  # Kaiming uniform with a = sqrt(5)
     assert 0.99 * limit < net.decode1.block.locate.weight.abs().max() <= limit
     assert net.decode1.block.locate.bias.any()
+
+
+def test_zero_offsets_start_every_kernel_on_the_grid_with_half_its_weight():
+    net = repro.build("sadnet", initialisation="zero-offsets", **SMALL)
+    for offset, modulation in net.offsets(torch.rand(1, 3, 16, 24)):
+        assert not offset.any()
+        assert (modulation == 0.5).all()
+
+
+def test_zero_offsets_make_the_deformable_convolution_half_an_ordinary_one():
+    net = repro.build("sadnet", initialisation="zero-offsets", **SMALL)
+    seen = []
+    net.decode1.block.deform.register_forward_hook(lambda op, inputs, output: seen.append((op, inputs[0], output)))
+    net(torch.rand(1, 3, 16, 24))
+    (op, features, result), *_ = seen
+    ordinary = torch.nn.functional.conv2d(features, 0.5 * op.weight, op.bias, padding=1)
+    assert result.std() > 0
+    torch.testing.assert_close(result, ordinary, atol=1e-5, rtol=0)
+
+
+def test_zero_offsets_are_the_authors_weights_but_for_what_predicts_them():
+    torch.manual_seed(0)
+    authors = repro.build("sadnet", **SMALL).state_dict()
+    torch.manual_seed(0)
+    zeroed = repro.build("sadnet", initialisation="zero-offsets", **SMALL).state_dict()
+    changed = {name for name in authors if not torch.equal(authors[name], zeroed[name])}
+    assert changed == {f"decode{scale}.block.locate.weight" for scale in (1, 2, 3, 4)}, "their biases are 0 in both"
+
+
+def test_kernels_leave_the_grid_in_the_first_step():
+    """Zeros in the layer that predicts offsets do not keep it from learning."""
+    torch.manual_seed(0)
+    net = repro.build("sadnet", initialisation="zero-offsets", **SMALL)
+    noisy, clean = torch.rand(2, 1, 3, 16, 16)
+    (net(noisy) - clean).square().mean().backward()
+    torch.optim.SGD(net.parameters(), lr=1.0).step()
+    for offset, modulation in net.offsets(noisy):
+        assert offset.any() and (modulation != 0.5).any()
 
 
 def test_dilations_change_the_result_and_not_the_parameters():
@@ -208,7 +251,7 @@ def test_a_single_channel_image_is_refused_by_a_colour_network():
         ("sadnet", {"breadth": 8}, "breadth"),
         ("sadnet", {"width": 12}, "deform_groups"),
         ("sadnet", {"reading": "mine"}, "replication"),
-        ("sadnet", {"initialisation": "zero"}, "xavier"),
+        ("sadnet", {"initialisation": "zero"}, "zero-offsets"),
         ("sadnet", {"width": "wide"}, "sadnet"),
         ("sadnet", {"width": 8 * 10**9}, "sadnet"),
     ],
@@ -224,9 +267,10 @@ def test_without_rsab_there_is_nothing_to_transfer():
         SADNet(SADNetSizes(rsab=False, **SMALL)).offsets(torch.rand(1, 3, 8, 8))
 
 
-def test_the_replication_activates_after_every_block_and_transition():
+@pytest.mark.parametrize("reading", ["replication", "replication-activations"])
+def test_the_replication_activates_after_every_block_and_transition(reading):
     """Everything that a block, a transposed or a 1x1 convolution gives is activated, and exactly once."""
-    net, given, seen = repro.build("sadnet", reading="replication", **SMALL), [], []
+    net, given, seen = repro.build("sadnet", reading=reading, **SMALL), [], []
     layers = [net.first, net.encode1, net.encode2, net.encode3, net.encode4, net.context]
     for scale in (net.decode4, net.decode3, net.decode2, net.decode1):
         layers += [getattr(scale, name) for name in ("up", "fuse", "block") if hasattr(scale, name)]
@@ -235,3 +279,22 @@ def test_the_replication_activates_after_every_block_and_transition():
     net.after.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
     net(torch.rand(1, 3, 16, 16))
     assert len(given) == len(layers) and [id(x) for x in seen] == [id(x) for x in given]
+
+
+def test_the_two_parts_of_the_replication_are_apart():
+    """Its activations change nothing in the tail, its tail nothing in front of the last layer."""
+    torch.manual_seed(0)
+    net = repro.build("sadnet", **SMALL)
+    noisy, features = torch.rand(1, 3, 16, 16), {}
+    for reading in ("authors", "replication-activations", "replication-tail", "replication"):
+        other = repro.build("sadnet", reading=reading, **SMALL)
+        shared = {name: array for name, array in net.state_dict().items() if name != "last.weight"}
+        other.load_state_dict(shared, strict=False)
+        other.last.register_forward_pre_hook(
+            lambda _last, inputs, reading=reading: features.update({reading: inputs[0]})
+        )
+        other(noisy)
+    assert torch.equal(features["replication-tail"][:, :8], features["authors"])
+    assert torch.equal(features["replication"][:, :8], features["replication-activations"])
+    assert torch.equal(features["replication"][:, 8:], noisy)
+    assert not torch.allclose(features["replication-activations"], features["authors"])
