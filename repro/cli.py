@@ -80,7 +80,10 @@ def main() -> None:
 # ---- denoise
 
 
-Model = Annotated[str, typer.Option(help="Published weights by name, or a weights file.")]
+Model = Annotated[
+    str,
+    typer.Option(help="Published weights by name, a weights file, or a filter: bm3d, cbm3d, bm3d-estimated, median..."),
+]
 Network = Annotated[
     str | None,
     typer.Option(help="What the weights must be for, e.g. sadnet; needed for authors' checkpoints."),
@@ -290,6 +293,10 @@ def evaluate(
     sigma: Sigma = None,
     events: Events = None,
     alpha: Alpha = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(help="Instead, a level for every value from this range, as GradNet's slides: 8.16,63.75."),
+    ] = None,
     network: Network = None,
     weights_of: Annotated[
         str | None,
@@ -331,13 +338,16 @@ def evaluate(
         typer.echo(f"Weights: {model}")
     elif weights_of is not None:
         network, model = model, weights_of
+    span = None if levels is None else _levels(levels)
+    if isinstance(span, float):
+        raise ReproError(f"--levels is a range, such as 8.16,63.75; for one level, {levels}, give --sigma.")
     if out:
         files.require_writable(out)
     net, device = weights.load(model, network), _device(device)
     table = score(
-        net, data, sigma, events=events, alpha=alpha, seed=seed, repeats=repeats, clip=clip, round_8bit=round_8bit,
-        pad=pad, crop_multiple=crop_multiple, patch=patch, crop_side=crop_side, ensemble=ensemble, limit=limit,
-        device=device,
+        net, data, sigma, events=events, alpha=alpha, levels_255=span, seed=seed, repeats=repeats, clip=clip,
+        round_8bit=round_8bit, pad=pad, crop_multiple=crop_multiple, patch=patch, crop_side=crop_side,
+        ensemble=ensemble, limit=limit, device=device,
     )  # fmt: skip
     measured = table.loc[:, "psnr_noisy_db":]
     shown = pd.concat([measured, measured.mean().to_frame().T])
@@ -598,6 +608,36 @@ def campaign(
             from repro import readme
 
             readme.save()
+
+
+@app.command(cls=Command)
+def accelerator(
+    minutes: Annotated[float, typer.Option(min=0, callback=_finite, help="What the whole takes, at most.")] = 25,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            resolve_path=True,
+            help="Folder of all that is written, unfinished runs included; the repository's results by default.",
+        ),
+    ] = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="With `smoke` experiments, and without a GPU.")] = False,
+    listed: Listed = None,
+) -> None:
+    """Use a GPU for some minutes: check the operator, time it, train the next `gpu` experiments that wait.
+
+    Kill it at any moment; the same command goes on. Verdicts are left to `repro claims --write`.
+    """
+    began = time.monotonic()  # loading torch takes some of the time
+
+    from repro import accelerator as sitting
+    from repro.study import campaign as study
+    from repro.study import experiments
+
+    try:
+        sitting.run(minutes, out, rehearse=rehearse, began=began, experiments=experiments.load(listed), say=_say)
+    except study.Stopped as error:
+        _complain(str(error))
+        raise typer.Exit(130) from None
 
 
 @app.command(cls=Command)

@@ -12,6 +12,7 @@ from repro.notebooks import render_table
 from repro.study import campaign, campaign_costs, experiments, records
 from repro.study import claims as ledger
 from repro.study.campaign_costs import DEVICES, EFFICIENCY_PER_DOUBLING, Plan, Run, Throughput
+from repro.study.experiments import Experiment
 
 STATES = {  # of one, of several
     "done": ("has its record", "have their record"),
@@ -31,8 +32,9 @@ def write_all(folder: Path, notebooks: Sequence[str]) -> None:
     fragments: dict[str, Callable[[], str]] = {
         "status_notebooks": lambda: describe_notebooks(notebooks),
         "status_campaign": lambda: describe_campaign(campaign.status(experiments=listed)),
-        "paper_cost": lambda: describe_cost(
-            campaign_costs.list_runs(listed, "paper"), campaign_costs.measure_throughputs(found)
+        "paper_cost": lambda: (
+            describe_cost(campaign_costs.list_runs(listed, "paper"), campaign_costs.measure_throughputs(found))
+            + f"\n\n{describe_coverage(listed)}"
         ),
         "checklist_counts": lambda: describe_counts(found),
     }
@@ -82,16 +84,9 @@ def describe_campaign(status: pd.DataFrame) -> str:
         f"{counts[state]} {words[int(counts[state] > 1)]}" for state, words in STATES.items() if state in counts
     )
     open_ = status[~status["state"].isin(("done", "outdated"))]
-    known = open_["seconds_left"].dropna()
-    without = len(open_) - len(known)
-    left = (
-        "Nothing is left to do."
-        if not len(open_)
-        else (
-            f"What is left takes about {known.sum() / 3600:.0f} hours by the estimates"
-            f"{f'; there is none for {without} of it' if without else ''}."
-        )
-    )
+    parts = [("at the paper's budget", open_["budget"] == "paper"), ("at the others", open_["budget"] != "paper")]
+    told = [_describe_left(open_[which], where) for where, which in parts if which.any()]
+    left = f"By the estimates, what is left takes {'; '.join(told)}." if told else "Nothing is left to do."
     shown = pd.DataFrame(
         {
             "experiment": status["experiment"],
@@ -99,11 +94,21 @@ def describe_campaign(status: pd.DataFrame) -> str:
             "budget": status["budget"],
             "state": status["state"],
             "steps": status["steps"],
-            "hours spent": status["seconds"] / 3600,
+            "hours spent": status["seconds"] / 3600,  # evaluation included
             "hours left": status["seconds_left"] / 3600,
         }
     )
     return f"Of {len(status)} runs, {said}. {left}\n\n{render_table(shown, 'campaign')}"
+
+
+def _describe_left(open_: pd.DataFrame, where: str) -> str:
+    """The sum of the estimates, and how many runs have none."""
+    known = open_["seconds_left"].dropna()
+    without = len(open_) - len(known)
+    if not len(known):
+        return f"a time for which there is no estimate {where}"
+    hours = f"about {known.sum() / 3600:,.0f} hours {where}"
+    return f"{hours}, without {without} run{'s' if without > 1 else ''} for which there is none" if without else hours
 
 
 # --- what the rest takes ---------------------------------------------------------------------------------------------
@@ -120,7 +125,7 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
     taken = sorted({_describe_throughput(throughput) for throughput in chosen.values()})
     foreign = [run.name for run, throughput in chosen.items() if throughput.precision != run.precision]
     remarks = [
-        f"The budget `paper` has {len(runs)} run{'s' if len(runs) > 1 else ''}: {names}.",
+        f"The budget `paper` has {len(runs)} run{'s' if len(runs) > 1 else ''} of a training: {names}.",
         f"Measured: {'; '.join(taken)}.",
     ]
     if not all(throughput.is_accelerator for throughput in chosen.values()):
@@ -137,6 +142,50 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
         "of no use to a run."
     )
     return "\n".join([head, *lines]) + "\n\n" + " ".join(remarks)
+
+
+def describe_coverage(listed: Sequence[Experiment]) -> str:
+    """What the cost of the budget `paper` has in it, and what of the list it has not."""
+    trained = [experiment for experiment in listed if experiment.train is not None]
+    own = [experiment for experiment in trained if experiment.budget == "paper"]
+    if not own:
+        return ""
+    seeds = sorted({len(experiment.seeds) for experiment in own})
+    each = "one seed" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
+    covered = {_identify_network(experiment) for experiment in own}
+    smaller = [  # headline rows are in every budget
+        experiment
+        for experiment in trained
+        if experiment.budget not in ("paper", "smoke")
+        and not (experiment.headline or _identify_network(experiment) in covered)
+    ]
+    remarks = [
+        f"**In this cost** is the training of {_count(len(own), 'experiment')}, {each} of each, and nothing else: no "
+        "evaluation of the networks, no second attempt at a recipe, and no comparator, since none is trained."
+    ]
+    for_claims = [experiment for experiment in smaller if experiment.claims]
+    if for_claims:
+        named = "; ".join(
+            f"{method}: {', '.join(f'`{e.name}`' for e in for_claims if e.method == method)}"
+            for method in dict.fromkeys(experiment.method for experiment in for_claims)
+        )
+        remarks.append(
+            "**Not in it** are networks that a smaller budget trains for a claim and this one does not train at all "
+            f"({named})."
+        )
+    if others := len(smaller) - len(for_claims):
+        remarks.append(
+            f"Of experiments that test no claim, but compare recipes or what the sources disagree on, {others} more "
+            "are trained at smaller budgets alone."
+        )
+    return " ".join(remarks)
+
+
+def _identify_network(experiment: Experiment) -> tuple:
+    """Method, variant, colour and level: what is the same at every budget. A smaller width makes no other variant."""
+    parts = experiment.variant.split(", ")
+    variant = ", ".join(part for part in parts if not part.startswith("width "))
+    return experiment.method, variant, experiment.colour, experiment.sigma_255
 
 
 def _describe_row(plan: Plan) -> str:
@@ -179,6 +228,10 @@ def describe_counts(found: Sequence[records.Record]) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _round(number: float) -> str:

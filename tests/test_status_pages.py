@@ -1,11 +1,13 @@
 """The pages on state and cost say what is there, and what was not measured."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from repro import files, status_pages
+from repro.study import experiments
 from repro.study.campaign_costs import Run, Throughput
 
 RUN = Run("a-seed0", "sadnet", "32", 16, 86_400e12)  # a day at a million million multiply-adds per second
@@ -42,8 +44,12 @@ def test_states_and_estimates_are_summed():
     )
     text = status_pages.describe_campaign(status)
     assert text.startswith("Of 3 runs, 1 has its record, 2 are waiting. ")
-    assert "about 2 hours by the estimates; there is none for 1 of it." in text
-    assert "by the estimates." in status_pages.describe_campaign(status[:2])
+    assert "takes about 2 hours at the others, without 1 run for which there is none." in text
+    assert "takes about 2 hours at the others." in status_pages.describe_campaign(status[:2])
+    paper = status[1:2].assign(budget="paper", seconds_left=7.2e6)
+    told = status_pages.describe_campaign(pd.concat([status[:2], paper]))
+    assert "takes about 2,000 hours at the paper's budget; about 2 hours at the others." in told
+    assert "no estimate at the paper" in status_pages.describe_campaign(paper.assign(seconds_left=float("nan")))
     assert "Nothing is left" in status_pages.describe_campaign(status[status["state"] == "done"])
 
 
@@ -56,3 +62,17 @@ def test_costs_are_days_and_say_what_was_not_measured():
     text = status_pages.describe_cost([RUN], [CPU, GPU])
     assert "No GPU" not in text and "another floating-point precision than a-seed0" in text
     assert "no throughput is measured" in status_pages.describe_cost([RUN], [])
+
+
+def test_what_the_cost_leaves_out_follows_from_the_list():
+    paper = replace(experiments.get("sadnet-colour-50-paper"), claims=("a",))
+    narrow = replace(paper, name="narrow", budget="cpu", variant="full, width 8")
+    claimed = replace(narrow, name="claimed", sigma_255=30, headline=False)
+    quiet = replace(claimed, name="quiet", colour="gray", claims=())
+    alone = status_pages.describe_coverage([paper, narrow])
+    assert "of 1 experiment, one seed of each" in alone and "no evaluation" in alone
+    assert "Not in it" not in alone and "no claim" not in alone
+    told = status_pages.describe_coverage([paper, narrow, claimed, quiet, replace(claimed, name="s", budget="smoke")])
+    assert "(sadnet: `claimed`)" in told and "1 more are" in told
+    assert "1 or 3 seeds of each" in status_pages.describe_coverage([paper, replace(paper, name="b", seeds=(0, 1, 2))])
+    assert status_pages.describe_coverage([narrow]) == ""

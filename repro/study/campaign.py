@@ -1,4 +1,4 @@
-"""Runs what is missing of the experiments, from the top of the list, and publishes what it finishes.
+"""Runs what is missing of the experiments, the headline rows first, and publishes what it finishes.
 
 It may be killed at any moment: training goes on from its checkpoint, an evaluation from the first image set
 that has no file yet, and a record appears when everything it speaks of is in place. Two campaigns do not
@@ -17,8 +17,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -30,6 +31,7 @@ from repro import files
 from repro.errors import ReproError, unknown_name
 from repro.study import experiments as listing
 from repro.study import records
+from repro.study.estimates import estimate_seconds_left, sum_evaluation_seconds
 from repro.study.experiments import Evaluation, Experiment
 
 WEIGHTS_LIMIT_MIB = 9  # what the repository carries per file
@@ -47,31 +49,16 @@ def status(results: Path | None = None, experiments: list[Experiment] | None = N
     """One row per experiment and seed: state, steps done, seconds spent and estimated to remain.
 
     ``state`` is ``done``, ``running`` (a process works on it now), ``interrupted``, ``waiting``, or
-    ``outdated``: it has a record, but of other settings than the list names now. The estimate is the
-    experiment's own pace where there is one, else the mean pace of its budget, and never more than its limit
-    in seconds.
+    ``outdated``: it has a record, but of other settings than the list names now. ``seconds`` are those of the training,
+    ``seconds_training``, and those that the network took in the evaluations. ``seconds_left`` is what
+    :mod:`repro.study.estimates` says, NaN where it says nothing.
     """
     results = results or files.results()
-    rows = []
-    for experiment in experiments if experiments is not None else listing.load():
-        for seed in experiment.seeds:
-            rows.append(_describe(experiment, seed, results))
-    columns = ["experiment", "seed", "budget", "state", "steps", "seconds", "steps_planned", "seconds_planned", "needs"]
-    frame = pd.DataFrame(rows, columns=columns)
-    pace = frame[frame["steps"] > 0]
-    for index, row in frame.iterrows():
-        if row["state"] in ("done", "outdated"):
-            frame.loc[index, "seconds_left"] = 0.0
-            continue
-        alike = row["steps"] > 0 and row["seconds"] > 0
-        others = pace[pace["budget"] == row["budget"]]
-        per_step = row["seconds"] / row["steps"] if alike else (others["seconds"] / others["steps"]).mean()
-        left = min(
-            per_step * (row["steps_planned"] - row["steps"]) if row["steps_planned"] else float("inf"),
-            row["seconds_planned"] - row["seconds"] if row["seconds_planned"] else float("inf"),
-        )
-        frame.loc[index, "seconds_left"] = max(0.0, left) if left < float("inf") else float("nan")
-    return frame
+    experiments = experiments if experiments is not None else listing.load()
+    rows = [_describe(experiment, seed, results) for experiment in experiments for seed in experiment.seeds]
+    columns = ["experiment", "seed", "budget", "state", "steps", "seconds", "seconds_training"]
+    frame = pd.DataFrame(rows, columns=[*columns, "steps_planned", "seconds_planned", "needs"])
+    return frame.assign(seconds_left=estimate_seconds_left(frame, experiments, results))
 
 
 def run(
@@ -82,16 +69,17 @@ def run(
     results: Path | None = None,
     experiments: list[Experiment] | None = None,
     say: Callable[[str], None] = print,
+    renew_verdicts: bool = True,
 ) -> list[Path]:
-    """Run what is missing, in the list's order, first seeds first, and return the folders of the records written.
+    """Run what is missing, first seeds first and headline rows first, and return the folders of the records written.
 
-    What is written under the repository's own results also renews its verdicts.
+    What is written under the repository's own results also renews its verdicts, unless ``renew_verdicts`` is false.
 
     ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
     otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, or shell patterns
-    of names, of any budget, run in the order given. An experiment that fails for a reason the user can mend (a data set
-    that is not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of
-    the hours.
+    of names, of any budget, run in the order given. Whatever the order, what an experiment needs is run before it. One
+    that fails for a reason the user can mend (a data set that is not here) is said and passed over. Raises
+    :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours.
     """
     if _count_processes() > 1:
         raise ReproError("Several processes share one experiment, not a campaign: `repro experiment NAME` is theirs.")
@@ -100,7 +88,7 @@ def run(
     chosen = choose(experiments, budget, only)
     written, failed = [], []
     with _ending(hours):
-        for experiment, seed in _order(chosen):
+        for experiment, seed in _order(chosen, as_given=bool(only)):
             state = _describe(experiment, seed, results)["state"]
             name = f"{experiment.name} seed {seed}"
             if state in ("done", "outdated", "running"):
@@ -112,8 +100,10 @@ def run(
                 continue
             say(f"{name}: {experiment.why} [{state}]")
             try:
+                began = time.monotonic()
                 written.append(carry_out(experiment, seed, results, say))
-                if results == files.results():
+                say(f"{name}: written to {written[-1]} after {time.monotonic() - began:,.0f} s")
+                if renew_verdicts and results == files.results():
                     _renew_verdicts(say)
             except ReproError as error:
                 if _is_interruption(error):
@@ -125,10 +115,25 @@ def run(
     return written
 
 
-def _order(experiments: list[Experiment]) -> list[tuple[Experiment, int]]:
-    """(experiment, seed), the first seed of all before the second of any: a new row tells more than a new seed."""
+def _order(experiments: list[Experiment], as_given: bool = False) -> list[tuple[Experiment, int]]:
+    """(experiment, seed), the first seed of all before the second of any: a new row tells more than a new seed.
+
+    Among equal seeds headline rows come first, unless the order is to stay ``as_given``; before a row comes what it
+    needs of ``experiments``.
+    """
+    listed = {experiment.name: experiment for experiment in experiments}
+    ordered: dict[str, Experiment] = {}
+
+    def place(experiment: Experiment, above: tuple[str, ...] = ()) -> None:
+        for name in experiment.needs:
+            if name in listed and name not in (*above, experiment.name):  # rows that need each other have no order
+                place(listed[name], (*above, experiment.name))
+        ordered.setdefault(experiment.name, experiment)
+
+    for experiment in experiments if as_given else sorted(experiments, key=lambda e: not e.headline):
+        place(experiment)
     most = max((len(experiment.seeds) for experiment in experiments), default=0)
-    return [(e, e.seeds[rank]) for rank in range(most) for e in experiments if rank < len(e.seeds)]
+    return [(e, e.seeds[rank]) for rank in range(most) for e in ordered.values() if rank < len(e.seeds)]
 
 
 def _renew_verdicts(say: Callable[[str], None]) -> None:
@@ -433,14 +438,16 @@ def _note_environment(folder: Path) -> None:
 
 def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
     row = {"experiment": experiment.name, "seed": seed, "budget": experiment.budget, "state": "waiting"}
-    row |= {"steps": 0, "seconds": 0.0, "steps_planned": 0, "seconds_planned": 0.0, "needs": list(experiment.needs)}
+    row |= {"steps": 0, "seconds": 0.0, "seconds_training": 0.0, "steps_planned": 0, "seconds_planned": 0.0}
+    row |= {"needs": list(experiment.needs)}
     if experiment.train is not None:
         row["steps_planned"] = experiment.train.get("steps") or 0
         row["seconds_planned"] = float(experiment.train.get("seconds") or 0)
     home = _home(results, experiment, seed)
     if (home / "record.json").exists():
         record = records.read(home)
-        row |= {"steps": record["steps"], "seconds": float(record["seconds"])}
+        row |= {"steps": record["steps"], "seconds_training": float(record["seconds"])}
+        row["seconds"] = row["seconds_training"] + sum_evaluation_seconds(record)
         row["state"] = "done" if _is_current(record, experiment, seed, results) else "outdated"
         return row
     folder = _workplace(experiment, seed)
@@ -448,8 +455,20 @@ def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
         row["state"] = "running" if _is_locked(folder) else "interrupted"
         curve = folder / "curve.csv"
         if curve.exists() and (last := _last_row(curve)):
-            row |= {"steps": int(last[0]), "seconds": float(last[1])}
+            row |= {"steps": int(last[0]), "seconds_training": float(last[1])}
+        row["seconds"] = row["seconds_training"] + _sum_evaluation_seconds(folder)
     return row
+
+
+def _sum_evaluation_seconds(folder: Path) -> float:
+    """What the network took so far in the evaluations of an unfinished run, those of half a set included."""
+    done = {path.stem: pd.read_csv(path).to_dict("records") for path in folder.glob("evaluation-*.csv")}
+    for journal in folder.glob("evaluation-*.journal"):
+        rows = done.setdefault(journal.stem, [])
+        for line in [] if rows else journal.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a line that is being written, or was cut off by a kill
+                rows.append(json.loads(line))
+    return float(sum(row["seconds"] * row.get("draws", 1) for rows in done.values() for row in rows))
 
 
 def _is_current(record: records.Record, experiment: Experiment, seed: int, results: Path) -> bool:
@@ -616,8 +635,20 @@ def format_status(frame: pd.DataFrame) -> str:
             f"{row.experiment:<28} {row.seed:>4} {row.budget:<6} {row.state:<12} {row.steps:>8} "
             f"{clock(row.seconds):>6} {clock(row.seconds_left):>6}"
         )
-    shown = frame[frame["budget"] != "paper"]
     counts = ", ".join(f"{count} {state}" for state, count in frame["state"].value_counts().items())
-    spent, left = shown["seconds"].sum() / 3600, shown["seconds_left"].sum() / 3600
-    lines.append(f"{counts}; {spent:.1f} h spent, about {left:.1f} h left without the paper's own budget.")
+    lines.append(f"{counts}; {frame['seconds'].sum() / 3600:.1f} h spent.")
+    paper = frame["budget"] == "paper"
+    left = [_format_left(part, name) for part, name in ((frame[~paper], ""), (frame[paper], " at the paper's budget"))]
+    lines.append("; ".join(filter(None, left)).capitalize() + ".")
     return "\n".join(lines)
+
+
+def _format_left(frame: pd.DataFrame, what: str) -> str:
+    """The sum of the estimates, and how many open runs have none; empty where nothing is listed."""
+    if not len(frame):
+        return ""
+    without = int(frame["seconds_left"].isna().sum())
+    if without == len(frame):
+        return f"no estimate of what is left{what}"
+    missing = f", and there is no estimate for {without} run{'s' if without > 1 else ''}" if without else ""
+    return f"about {frame['seconds_left'].sum() / 3600:,.1f} h left{what}{missing}"

@@ -10,18 +10,28 @@ them. Two things are assumed: that a device keeps its throughput when the patche
 several devices share one run (:data:`EFFICIENCY_PER_DOUBLING`). Evaluation is left out; it takes minutes.
 """
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from repro import timing
+import torch
+
+from repro import files, timing
+from repro.errors import ReproError
 from repro.study import records
 from repro.study.costs import measure_cost
 from repro.study.experiments import Experiment
 from repro.study.records import Record
+
+if TYPE_CHECKING:
+    from repro.train import TrainConfig
 
 EFFICIENCY_PER_DOUBLING = 0.9
 """Assumed, not measured: what is left of the throughput per device each time their number in one run doubles."""
@@ -75,28 +85,40 @@ def list_runs(experiments: Sequence[Experiment], budget: str = "paper") -> list[
             config = experiment.train_config(seed)
             if config.steps is None:
                 continue
-            work = config.steps * config.batch * _count(config.model, config.colour, config.sizes, config.patch)
             name = f"{experiment.name}-seed{seed}"
-            runs.append(Run(name, config.model, config.precision, config.batch, work))
+            runs.append(Run(name, config.model, config.precision, config.batch, config.steps * count_step(config)))
     return runs
 
 
-def measure_throughputs(found: Iterable[Record] | None = None) -> list[Throughput]:
-    """What records of trainings on one device tell, then what benchmarks of a training step do."""
+def count_step(config: "TrainConfig") -> int:
+    """Multiply-adds of one step of a training, forward."""
+    return config.batch * _count(config.model, config.colour, config.sizes, config.patch)
+
+
+def measure_throughputs(found: Iterable[Record] | None = None, benchmarks: Path | None = None) -> list[Throughput]:
+    """What records of trainings on one device tell, then what benchmarks of a training step do.
+
+    ``benchmarks`` is their folder, results/benchmarks by default.
+    """
+    return measure_records(records.load() if found is None else found) + _read_step_benchmarks(benchmarks)
+
+
+def measure_records(found: Iterable[Record]) -> list[Throughput]:
+    """What records of trainings on one device tell; other records tell nothing."""
     measured = []
-    for record in records.load() if found is None else found:
+    for record in found:
         settings = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
         if not (record["steps"] and record["seconds"]) or "patch" not in settings or _is_shared(record["device"]):
             continue
         macs = _count(record["method"], record["colour"], settings["sizes"], settings["patch"])
         rate = record["steps"] * settings["batch"] * macs / record["seconds"]
         measured.append(Throughput(record["device"], record["method"], settings["precision"], rate, record.name))
-    return measured + _read_step_benchmarks()
+    return measured
 
 
-def _read_step_benchmarks() -> list[Throughput]:
+def _read_step_benchmarks(folder: Path | None) -> list[Throughput]:
     measured = []
-    for about, table in timing.load("step"):
+    for about, table in timing.load("step", folder):
         work = about["batch"] * _count(about["model"], "rgb", about["sizes"], about["patch"])
         for setting, precision in (("in place", "32"), ("bf16", "bf16")):
             for seconds in table.loc[table["setting"] == setting, "seconds"]:
@@ -158,10 +180,25 @@ def _count(model: str, colour: str, sizes: dict, patch: int) -> int:
 
 @cache
 def _count_described(model: str, sizes: str, patch: int) -> int:
+    """The count, kept in the cache: it takes up to a second for a network, and the list has dozens of them."""
     from repro.models import build
 
+    key = hashlib.sha256(f"{_identify_rules()} {model} {sizes} {patch}".encode()).hexdigest()
+    kept = files.cache() / "multiply-adds" / key
+    with suppress(OSError, ValueError):
+        return int(kept.read_text())
     cost = measure_cost(build(model, **json.loads(sizes)), patch, patch)
+    with suppress(ReproError), files.write_atomically(kept) as path:  # a cache that cannot be written costs time alone
+        path.write_text(str(cost.macs + cost.products))
     return cost.macs + cost.products
+
+
+@cache
+def _identify_rules() -> str:
+    """A checksum of all that a count follows from: the networks, the rules of counting, and torch's."""
+    package = Path(__file__).parents[1]
+    sources = [*sorted((package / "models").glob("*.py")), package / "study" / "costs.py"]
+    return f"{''.join(files.sha256(source) for source in sources)} {torch.__version__}"
 
 
 def _is_shared(device: str) -> bool:

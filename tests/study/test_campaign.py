@@ -259,6 +259,20 @@ def test_status_reads_as_a_table(tmp_path):
     assert f"{sum(len(one.seeds) for one in experiments.load())} waiting" in text
 
 
+def test_the_status_ends_with_sums_and_what_has_no_estimate():
+    def say(*rows):
+        columns = ["experiment", "seed", "budget", "state", "steps", "seconds", "seconds_left"]
+        return campaign.format_status(pd.DataFrame(rows, columns=columns)).splitlines()[-2:]
+
+    done, open_ = ("a", 0, "cpu", "done", 9, 3600.0, 0.0), ("b", 0, "cpu", "waiting", 0, 0.0, 5400.0)
+    unknown, paper = ("c", 0, "cpu", "waiting", 0, 0.0, float("nan")), ("d", 0, "paper", "waiting", 0, 0.0, 7.2e6)
+    assert say(done, open_) == ["1 done, 1 waiting; 1.0 h spent.", "About 1.5 h left."]
+    assert say(open_, unknown, unknown)[1] == "About 1.5 h left, and there is no estimate for 2 runs."
+    assert say(done, open_, paper)[1] == "About 1.5 h left; about 2,000.0 h left at the paper's budget."
+    assert say(paper)[1] == "About 2,000.0 h left at the paper's budget."
+    assert say((*paper[:-1], float("nan")))[1] == "No estimate of what is left at the paper's budget."
+
+
 def test_one_run_for_a_scheduler(published, results):
     """What is done stays, what is of other settings is in the way, and only listed seeds are run."""
     before = (published.folder / "record.json").stat().st_mtime_ns
@@ -360,6 +374,48 @@ def test_verdicts_that_cannot_be_renewed_leave_the_record(monkeypatch, runs):
 
 def test_first_seeds_come_first():
     rows = [replace(TINY, name=name, seeds=seeds) for name, seeds in (("a", (0, 1, 2)), ("b", (5,)), ("c", (0, 1)))]
-    order = [(experiment.name, seed) for experiment, seed in campaign._order(rows)]
-    assert order == [("a", 0), ("b", 5), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
+    assert order(rows) == [("a", 0), ("b", 5), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
     assert campaign._order([]) == []
+
+
+def order(rows, as_given=False):
+    return [(experiment.name, seed) for experiment, seed in campaign._order(rows, as_given)]
+
+
+def test_headline_rows_and_what_they_need_come_before_others_of_the_same_seed():
+    rows = [
+        replace(TINY, name="other", seeds=(0, 1)),
+        replace(TINY, name="part"),
+        replace(TINY, name="asked", headline=True, seeds=(0, 1), sizes=TINY.sizes | {"naive_weights": "part"}),
+        replace(TINY, name="scored", weights="asked-seed0"),
+        replace(TINY, name="first", headline=True),
+    ]
+    expected = [("part", 0), ("asked", 0), ("first", 0), ("other", 0), ("scored", 0), ("asked", 1), ("other", 1)]
+    assert order(rows) == expected
+    given = [rows[3], rows[2], rows[0]]
+    assert order(given, as_given=True) == [("asked", 0), ("scored", 0), ("other", 0), ("asked", 1), ("other", 1)]
+
+
+@pytest.mark.parametrize("budget", ["cpu", "gpu", "paper"])
+def test_the_campaign_begins_with_the_headline_rows(budget):
+    rows = [e for e in experiments.load() if e.budget == budget]
+    listed = {e.name: e for e in rows}
+    asked = {e.name for e in rows if e.headline}
+    wanted, new = set(asked), set(asked)
+    while new := {name for one in new for name in listed[one].needs} & listed.keys() - wanted:
+        wanted |= new
+    names = [name for name, _ in order(rows)]
+    firsts = list(dict.fromkeys(names))
+    assert asked and set(firsts[: len(wanted)]) == wanted
+    assert names[: len(rows)] == firsts, "the first seed of all before the second of any"
+    for name in firsts:
+        assert all(firsts.index(needed) < firsts.index(name) for needed in listed[name].needs)
+
+
+def test_a_campaign_of_named_rows_keeps_their_order(tmp_path, monkeypatch):
+    rows = [replace(TINY, name="a", headline=True), replace(TINY, name="b")]
+    seen = []
+    monkeypatch.setattr(campaign, "carry_out", lambda e, seed, results, say: seen.append(e.name) or tmp_path)
+    campaign.run(only=("b", "a"), results=tmp_path, experiments=rows, say=lambda line: None)
+    campaign.run(budget="smoke", results=tmp_path, experiments=rows[::-1], say=lambda line: None)
+    assert seen == ["b", "a", "a", "b"]
