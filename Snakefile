@@ -33,7 +33,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-EVALUATION_MINUTES = 60  # a job's time limit beyond its training, which is all that the campaign estimates
+EVALUATION_MINUTES = 60  # beyond the campaign's estimate, which knows an evaluation from another seed's alone
 
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config.get("results", ROOT / "results")).resolve()
