@@ -4,6 +4,8 @@ typed.
 Each function returns Markdown (with HTML for tables) that a page of the book includes.
 """
 
+import math
+import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
@@ -17,6 +19,7 @@ from repro.models import build
 from repro.notebooks import render_table
 from repro.study import claims as ledger
 from repro.study import experiments, tables, verdicts
+from repro.study.statistics import LEVEL
 from repro.study.tables import CLASSES
 from repro.study.verdicts import NOT_REPRODUCED, REPRODUCED, WORDS, Study
 
@@ -34,10 +37,10 @@ PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "Scao
 def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
     # They use this module.
-    from repro import blindspot_pages, cost_pages, gradient_pages, sadnet_pages, stage_pages, viewers
+    from repro import blindspot_pages, cost_pages, front_page, gradient_pages, sadnet_pages, stage_pages, viewers
 
     fragments: dict[str, Callable[[], str]] = {
-        "glance": lambda: describe_glance(settled, study),
+        "glance": lambda: front_page.describe_glance(settled, study),
         **{f"glance_{paper.lower()}": partial(describe_paper, settled, sources) for paper, sources in PAPERS.items()},
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
@@ -94,36 +97,9 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
             path.write_text(describe().strip() + "\n", encoding="utf-8")
 
 
-def show_verdict(word: str) -> str:
-    """HTML of one verdict: a mark, a colour and the words."""
-    return f'<span class="verdict {CLASSES[word]}">{word}</span>'
-
-
-def describe_glance(settled: pd.DataFrame, study: Study) -> str:
-    """The headline result, and counts of verdicts by paper and kind of claim."""
-    papers, kinds = "", ""
-    for paper, sources in PAPERS.items():
-        of_paper = settled[settled["source"].isin(sources)]
-        if of_paper.empty:
-            continue
-        papers += _count(f"{paper}, {len(of_paper)} claims", of_paper)
-        groups = {kind: of_paper[of_paper["metric"].isin(metrics)] for kind, metrics in KINDS.items()}
-        lines = [_count(paper, of_paper, "paper")]
-        lines += [_count(kind, claims) for kind, claims in groups.items() if len(claims)]
-        kinds += f"<tbody>{''.join(lines)}</tbody>"
-    everything = _count(f"all {len(settled)} claims", settled, "paper")
-    table = (
-        f"{_glance(f'<tbody>{papers}{everything}</tbody>')}\n"
-        f"<details><summary>By kind of claim</summary>{_glance(kinds)}</details>"
-    )
-    waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
-    still = (
-        f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for experiments "
-        f"that are listed but not finished, {waiting} in number."
-        if waiting
-        else ""
-    )
-    return f"{describe_headline(settled, study)}\n\n{table}\n\n{describe_limits(settled, study)} {still}"
+def show_verdict(word: str, text: str = "") -> str:
+    """HTML of one verdict: a mark, a colour and the words, or a ``text`` that has them."""
+    return f'<span class="verdict {CLASSES[word]}">{text or word}</span>'
 
 
 def describe_limits(settled: pd.DataFrame, study: Study) -> str:
@@ -177,7 +153,9 @@ def _glance(bodies: str) -> str:
 
 def _count(label: str, claims: pd.DataFrame, kind: str = "") -> str:
     words = claims["word"].value_counts()
-    cells = "".join(f"<td>{words.get(word, 0) or '–'}</td>" for word in WORDS)
+    cells = "".join(
+        f'<td data-label="{word}">{words[word]}</td>' if word in words else "<td data-empty>–</td>" for word in WORDS
+    )
     return f'<tr class="{kind}"><th>{label}</th>{cells}</tr>'
 
 
@@ -349,10 +327,16 @@ def describe_ledger(settled: pd.DataFrame) -> str:
     sources = _options({source: f"{source} {ledger.SOURCES[source]}" for source in settled["source"].unique()})
     words = _options({word: word for word in WORDS if (settled["word"] == word).any()})
     kinds = _options({str(number): kind for number, kind in enumerate(KINDS)})
+    methods, sets = (
+        _options({name: name for name in sorted(filter(None, settled[column].unique()), key=str.lower)})
+        for column in ("method", "dataset")
+    )
     return (
         '<div class="ledger-controls" id="ledger-controls" hidden>'
         f'<label>source<select name="source"><option value="">all</option>{sources}</select></label>'
         f'<label>kind<select name="kind"><option value="">all</option>{kinds}</select></label>'
+        f'<label>method<select name="method"><option value="">all</option>{methods}</select></label>'
+        f'<label>data set<select name="dataset"><option value="">all</option>{sets}</select></label>'
         f'<label>verdict<select name="verdict"><option value="">all</option>{words}</select></label>'
         '<label>words<input type="search" name="words" placeholder="kodak24 50 sadnet"></label>'
         '<span class="ledger-count" id="ledger-count" role="status"></span></div>'
@@ -376,16 +360,38 @@ def _ledger_row(claim: pd.Series) -> str:
     kind = next(str(number) for number, metrics in enumerate(KINDS.values()) if claim["metric"] in metrics)
     reason = escape(claim["reason"])
     reason += f" <code>{escape(claim['command'])}</code>" if claim["command"] else ""
+    spread = _describe_spread(claim)
+    reason += f'<div class="spread">{spread}</div>' if spread else ""
     place = f"{claim['source']}, {claim['table']}"
     note = f'<div class="why">{escape(claim["note"])}</div>' if claim["note"] else ""
     return (
         f'<tr id="{claim["id"]}" data-source="{claim["source"]}" data-kind="{kind}" '
+        f'data-method="{escape(claim["method"])}" data-dataset="{escape(claim["dataset"])}" '
         f'data-verdict="{claim["word"]}">'
         f'<td>{escape(place)}<div class="id">{claim["id"]}</div></td><td>{escape(what)}{note}</td>'
         f'<td class="number" data-label="printed">{escape(printed)}</td>'
         f'<td class="number" data-label="ours">{_number(claim["ours"], "")}</td>'
         f'<td>{show_verdict(claim["word"])}<div class="why">{reason}</div></td></tr>'
     )
+
+
+def _describe_spread(claim: pd.Series) -> str:
+    """The tolerance of a verdict and the interval of its difference, unless the reason tells that interval already."""
+    unit = f" {name_unit(claim)}".rstrip()
+    told = [] if pd.isna(claim["tolerance"]) else [f"tolerance {claim['tolerance']:.3g}{unit}"]
+    bounds = claim["low"], claim["high"]
+    # The reason has two digits at least.
+    in_reason = [tuple(map(float, pair)) for pair in re.findall(r"\[([+-][\d.]+), ([+-][\d.]+)\]", claim["reason"])]
+    if pd.notna(claim["low"]) and not any(math.dist(bounds, pair) < 0.01 for pair in in_reason):
+        low, high = (f"{bound:+.2f}" if abs(bound) >= 0.1 else f"{bound:+.2g}" for bound in bounds)
+        told.append(f"{100 * LEVEL:.0f} % interval of the difference [{low}, {high}]{unit}")
+    return "; ".join(told)
+
+
+def name_unit(claim: pd.Series) -> str:
+    """The unit of a claim's difference. A statement has none in the ledger: its reason names what was measured."""
+    measured = ("dB", "gray levels", "parameters") if claim["metric"] in ledger.STATEMENTS else ()
+    return claim["unit"] or next((unit for unit in measured if re.search(rf"\b{unit}\b", claim["reason"])), "")
 
 
 def _options(labels: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
-"""The part of README.md that follows from the verdicts, between two comment marks.
+"""The parts of README.md that are written, each between two comment marks: the verdicts, and badges.
 
-:func:`save` renews it and :func:`check` fails where it no longer follows: `repro claims --write` and `--check`.
+`repro claims --write` renews them by :func:`save`; `repro claims --check` fails, by :func:`check`, where the verdicts
+are not those on record. Badges lead to where the repository is: where that is not known, they stay as they are.
 """
 
 import html
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro import files, pages
+from repro import files, pages, rerun_pages
 from repro.errors import ReproError
 from repro.plots import VERDICT_MARKS
 from repro.study import claims as ledger
@@ -18,6 +19,9 @@ from repro.study.verdicts import WORDS, Study
 
 BEGIN = "<!-- verdicts, written by `repro claims --write` -->"
 END = "<!-- end of verdicts -->"
+BADGES = "<!-- badges, written by `repro claims --write` where the repository's address is known -->"
+END_OF_BADGES = "<!-- end of badges -->"
+NOTEBOOK = "gallery"  # opened by the badges
 
 
 def render_verdicts(settled: pd.DataFrame, headline: str) -> str:
@@ -43,10 +47,13 @@ def _count(claims: pd.DataFrame) -> str:
 
 
 def save(path: Path | None = None) -> Path:
-    """Put the verdicts of results/verdicts.csv into README.md."""
+    """Put the verdicts of results/verdicts.csv into README.md, and badges where the repository's address is known."""
     path = path or files.root() / "README.md"
     text = path.read_text(encoding="utf-8")
     renewed = _renew(text, path)
+    repository = rerun_pages.find_repository()
+    if repository:
+        renewed = _replace(renewed, path, "badges", (BADGES, END_OF_BADGES), render_badges(repository))
     if renewed != text:
         with files.write_atomically(path) as temporary:
             temporary.write_text(renewed, encoding="utf-8")
@@ -61,11 +68,28 @@ def check(path: Path | None = None) -> None:
         raise ReproError(f"{path.name} does not show the verdicts as they are: `repro claims --write` renews it.")
 
 
+def render_badges(repository: str) -> str:
+    """Markdown of badges that open the gallery notebook of ``owner/name`` on GitHub in Binder and in Colab."""
+    addresses = {
+        "binder": rerun_pages._address_binder(repository, NOTEBOOK),
+        "colab": rerun_pages._address_colab(repository, NOTEBOOK),
+    }
+    return " ".join(
+        f"[![Open {NOTEBOOK} in {name.capitalize()}](book/_static/{name}.svg)]({address})"
+        for name, address in addresses.items()
+    )
+
+
 def _renew(text: str, path: Path) -> str:
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ReproError(f"{path.name} has no place for the verdicts, between {BEGIN} and {END}.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{_render_committed()}\n\n{END}{rest.split(END)[1]}"
+    return _replace(text, path, "verdicts", (BEGIN, END), _render_committed())
+
+
+def _replace(text: str, path: Path, what: str, marks: tuple[str, str], part: str) -> str:
+    begin, end = marks
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ReproError(f"{path.name} has no place for the {what}, between {begin} and {end}.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{part}\n\n{end}{rest.split(end)[1]}"
 
 
 def _render_committed() -> str:

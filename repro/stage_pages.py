@@ -180,7 +180,7 @@ def describe_parts(study: Study) -> str:
         cells = [experiment.variant]
         for column, digits in (("psnr_db", 2), ("noise_map_l1_255", 2)):
             own, other = (_find_last_stage(side, column) for side in (group, neighbour))
-            cells.append("not measured" if own is None else f"{own.mean():.{digits}f}")
+            cells.append("not measured" if own is None else f"{own.to_numpy().mean():.{digits}f}")
             cells.append(_show_difference(own, other, digits))
         for dataset in REAL:
             scored = dataset in {about["name"] for about in group.first["evaluations"]}
@@ -217,11 +217,11 @@ def describe_real(study: Study) -> str:
     return "What pairs in training change on photographs of other sets, with 95 % intervals:\n\n" + "\n".join(lines)
 
 
-def _find_last_stage(group: Group | None, column: str) -> pd.Series | None:
+def _find_last_stage(group: Group | None, column: str) -> pd.DataFrame | None:
     return None if group is None or group.first.stages is None else of_last_stage(group, column)
 
 
-def _show_difference(own: pd.Series | None, other: pd.Series | None, digits: int) -> str:
+def _show_difference(own: pd.DataFrame | None, other: pd.DataFrame | None, digits: int) -> str:
     if own is None or other is None:
         return ""
     paired = compare(own, other)

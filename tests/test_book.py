@@ -41,6 +41,20 @@ def test_prose_types_no_result(path):
     assert not re.search(r"\b[1-4]\d\.\d{1,2}\b(?!\s*%)", text), "a PSNR comes from a record or from claims.csv"
 
 
+def test_every_answer_of_the_checklist_has_a_link():
+    text = (ROOT / "book" / "checklist.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    answers = [(asked, answer) for asked, answer in rows if answer.startswith("**")]
+    assert len(rows) - len(answers) == 2 * text.count("| asked for | answer |") and len(answers) > 30
+    for asked, answer in answers:
+        places = re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", answer)
+        assert places or re.search(r"\]\(https://|<https://", answer), asked
+        for place in places:
+            assert f"book/{place}".replace("book//", "") in toc(), f"{asked}: {place}"
+
+
 def test_mathjax_lies_beside_the_book():
     config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
     static = ROOT / config["html_static_path"][0]

@@ -15,6 +15,10 @@ from repro.study import claims
 BUILT = files.root() / "_build" / "html"
 PAGES = [f"{name}.html" for name in pdf.read_contents()] + ["search.html", "genindex.html"]
 DESK, PHONE = (1280, 900), (390, 844)
+SCROLLED = (
+    "[...document.querySelectorAll('.study-table, .pst-scrollable-table-container')]"
+    ".filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.textContent.trim().slice(0, 80))"
+)
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 pytestmark = [
@@ -109,10 +113,16 @@ def test_page_fits_a_phone_and_is_open_to_all_there(browser, axe, page):
         ".map((one) => one.tagName + '.' + one.className).slice(0, 8)"
     )
     assert browser.run("document.scrollingElement.scrollWidth") <= PHONE[0], browser.run(wide)
-    scrolled = "[...document.querySelectorAll('.study-table')].filter((one) => one.scrollWidth > one.clientWidth + 1)"
-    assert browser.run(f"{scrolled}.map((one) => one.textContent.trim().slice(0, 80))") == []
+    assert browser.run(SCROLLED) == []
     # Colours are those of the desk.
     assert find_violations(browser, axe, rules={"color-contrast": {"enabled": False}}) == {}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("book/")])
+def test_tables_of_a_chapter_fit_a_desk(browser, page):
+    open_page(browser, page)
+    assert browser.run(SCROLLED) == []
+    assert browser.run("document.scrollingElement.scrollWidth") <= DESK[0]
 
 
 # --- search

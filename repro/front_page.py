@@ -1,0 +1,113 @@
+"""What the book opens with: what held of each method and what did not, and the verdicts by method and kind of claim.
+
+Which statements stand for a method is chosen here; what became of them, and every number, follows from the verdicts.
+"""
+
+from html import escape
+
+import pandas as pd
+
+from repro.pages import KINDS, PAPERS, describe_limits, name_unit, show_verdict
+from repro.study import claims as ledger
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+
+FINDINGS = {
+    "SADNet": {
+        "001-t7-sadnet-flops": "number of operations",
+        "001-t3-kodak24-50-sadnet": "PSNR on Kodak24 at sigma 50",
+        "001-order-kodak24-50-over-dncnn": "ahead of DnCNN",
+        "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet",
+        "001-direction-kernels-extend-along-edges": "kernels that extend along edges",
+        "000-direction-on-par-kodak24-50": "a replication on par with it",
+    },
+    "SSDN": {
+        "002-t1-kodak-ssdn-known": "PSNR on Kodak24 at sigma 25",
+        "002-direction-better-than-self-supervised-kodak": "ahead of N2V",
+        "002-order-kodak-known-over-cbm3d": "ahead of CBM3D",
+        "002-direction-matches-at-best-kodak": "at best as good as N2C, from clean images",
+        "002-direction-clipping-defeats-estimation": "no estimate of sigma from clipped noise",
+    },
+    "GradNet": {
+        "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR on Kodak24 at sigma 50",
+        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of DnCNN, from which it starts",
+        "003-direction-kodak24-50-exchanged-gradients": "no change by another method's gradients",
+        "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without gradient mixup",
+    },
+    "ScaoedNet": {
+        "004-cost-parameters": "number of parameters",
+        "004-order-blocks-16-over-4": "16 blocks ahead of 4",
+        "004-order-fsm-dem-over-fsm-no-dem": "better with the module DEM",
+        "004-order-stages-5-over-1": "5 stages ahead of 1",
+        "004-order-nfae-over-none": "a nearer noise map with the module NFAE",
+        "004-t2-sidd-validation-scaoednet-psnr": "PSNR on SIDD",
+    },
+}
+"""Of each method, claims that say what it is about: ids of the ledger, and what they state in few words."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+SHORT = {REPRODUCED: "reproduced", DIRECTION: "in direction", NOT_REPRODUCED: "not", NOT_TESTABLE: "not testable"}
+
+
+def describe_glance(settled: pd.DataFrame, study: Study) -> str:
+    """The verdicts by method and kind of claim, a sentence for each method, and what the counts do not say."""
+    findings = "\n".join(f"- {describe_findings(settled, paper)}" for paper in PAPERS)
+    waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
+    still = (
+        f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for experiments "
+        f"that are listed but not finished, {waiting} in number."
+        if waiting
+        else ""
+    )
+    return f"{render_matrix(settled)}\n\n{findings}\n\n{describe_limits(settled, study)} {still}"
+
+
+def describe_findings(settled: pd.DataFrame, paper: str) -> str:
+    """One sentence: what stands for a method, by the words of the verdicts, each with its numbers and its place in the
+    ledger."""
+    rows = settled.loc[list(FINDINGS[paper])]
+    parts = []
+    for word in WORDS:
+        told = [
+            f'{escape(FINDINGS[paper][name])} (<a href="ledger.html#{name}">{_describe_numbers(claim)}</a>)'
+            for name, claim in rows[rows["word"] == word].iterrows()
+        ]
+        if told:
+            parts.append(f"{show_verdict(word)}: {', '.join(told)}")
+    return f"**{paper}**: {'; '.join(parts)}."
+
+
+def _describe_numbers(claim: pd.Series) -> str:
+    """``printed 29.64 dB, ours 29.22 dB``, or the difference that decides a statement."""
+    unit = f" {name_unit(claim)}".rstrip().replace(" ", NO_BREAK)
+    if claim["metric"] in ledger.STATEMENTS:
+        sign = f"{claim['difference']:+.2f}".replace("-", "−")
+        return f"{sign}{unit}" if unit and pd.notna(claim["difference"]) else "see there"
+    printed = f"printed {'about ' if claim['approx'] else ''}{claim['value']}{unit}"
+    digits = max(2 if claim["unit"] == "dB" else 1, len(claim["value"].partition(".")[2]))
+    return printed if pd.isna(claim["ours"]) else f"{printed}, ours {claim['ours']:.{digits}f}{unit}"
+
+
+def render_matrix(settled: pd.DataFrame) -> str:
+    """HTML of the verdicts: a row for each method, a column for each kind of claim, in every cell counts with their
+    words."""
+    rows = ""
+    for paper, sources in PAPERS.items():
+        of_paper = settled[settled["source"].isin(sources)]
+        if len(of_paper):
+            rows += _row(f'<a href="{paper.lower()}.html">{paper}</a>', of_paper)
+    head = "".join(f'<th scope="col">{kind}</th>' for kind in KINDS)
+    caption = f"{len(settled)} claims: how many are {', '.join(WORDS[:-1])}, or {WORDS[-1]}"
+    return (
+        f'<div class="study-table at-a-glance"><table class="study rows matrix"><caption>{caption}</caption>'
+        f'<thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{rows}{_row("all", settled)}</tbody></table>'
+        "</div>"
+    )
+
+
+def _row(name: str, claims: pd.DataFrame) -> str:
+    cells = ""
+    for kind, metrics in KINDS.items():
+        words = claims.loc[claims["metric"].isin(metrics), "word"].value_counts()
+        counts = "".join(show_verdict(word, f"{words[word]} {SHORT[word]}") for word in WORDS if word in words)
+        cells += f'<td data-label="{kind}">{counts}</td>'
+    return f'<tr><th scope="row">{name}<div class="why">{len(claims)} claims</div></th>{cells}</tr>'
