@@ -50,6 +50,12 @@ FUSED = {
     "gradnet-impl-dncnn": "gradnet-impl-none",
 }
 BATCHES = {"gradnet-impl-mixup": 32, "gradnet-impl-mixup-4-units": 32}  # of 003's runs; the others have 48
+# Trained on a level for every value -> on one for a patch, both clipped.
+TRAINED_PER_VALUE = {
+    "gradnet-naive-pixel-level": "gradnet-naive-clipped",
+    "gradnet-impl-pixel-level": "gradnet-impl-clipped",
+}
+PER_VALUE = "kodak24-levels8.16to63.75-clipped"  # the evaluation that is like the first's training
 READERS = ("gradnet-dncnn", "gradnet-impl-dncnn")  # of both forms one, trained with the gradient that it is used with
 REAL = ("cc15", "nam25", "sidd_samples")  # photographs of other sets than those that are trained on
 LINE = "gradnet_line.png"
@@ -125,6 +131,14 @@ def describe_findings(study: Study) -> str:
         each = "; ".join(f"{change} (`{name}`), {paired.signed()} dB" for paired, change, name in telling[:4])
         tried = f"Of {len(effects)} steps from a network to its neighbour"
         found.append(f"{tried}, these change most at sigma 50: {each}.")
+    for name, other in TRAINED_PER_VALUE.items():
+        sides = [groups[side] for side in (name, other) if side in groups and _has(groups[side], PER_VALUE)]
+        if len(sides) == 2:
+            gained = compare(*(side.per_seed(PER_VALUE) for side in sides))
+            found.append(
+                f"Tested on noise with a level for every value, clipped, `{name}`, which was trained on it, is "
+                f"{gained.signed()} dB against `{other}`, which knows one level for a patch."
+            )
     worth = []
     for name, without in FUSED.items():
         if {name, without} <= groups.keys():
@@ -187,9 +201,15 @@ def _describe_own_network(own: Group, study: Study) -> list[str]:
     test = "What is printed is of one random crop of each"
     if words == {REPRODUCED}:
         test += ", and lies within what such crops scatter: it is what these weights give"
+    alike = ""
+    if _has(own, PER_VALUE):
+        alike = (
+            f"; on noise just as in its training, with a level for every value, it reaches {_mean(own, PER_VALUE)} dB"
+        )
     return [
         f"The slides' own DnCNN reaches {' and '.join(reached)} on whole images. {test}.",
-        f"It was trained on clipped noise. Where that of the test is clipped, too, it gains {' and '.join(gained)}.",
+        f"It was trained on clipped noise. Where that of the test is clipped, too, it gains {' and '.join(gained)}"
+        f"{alike}.",
     ]
 
 
@@ -274,8 +294,12 @@ def _levels(group) -> set[float]:
     return {about["sigma_255"] for about in group.first["evaluations"] if about["dataset"] == "kodak24"}
 
 
-def _mean(group, evaluation: str) -> str:
-    if evaluation not in {about["name"] for about in group.first["evaluations"]}:
+def _has(group: Group, evaluation: str) -> bool:
+    return evaluation in {about["name"] for about in group.first["evaluations"]}
+
+
+def _mean(group: Group, evaluation: str) -> str:
+    if not _has(group, evaluation):
         return "-"
     return f"{group.per_image(evaluation).mean():.2f}"
 

@@ -280,11 +280,29 @@ def test_what_clipped_noise_explains_of_the_slides_value_is_told(make):
     assert "is 1.20 dB above what the slides print" in told and "0.30 dB below once it is trained on clipped" in told
 
 
+def test_a_level_for_every_value_is_tested_as_it_was_trained(make):
+    noise = {"name": gradient_pages.PER_VALUE, "sigma_255": None, "levels_255": [8.16, 63.75], "clip": True}
+    alike, other = (
+        _add(make(f"gradnet-naive-{name}", psnr, "gradnet", name), **noise)
+        for name, psnr in (("pixel-level", 26.5), ("clipped", 26.3))
+    )
+    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [alike, other]))
+    assert "`gradnet-naive-pixel-level`, which was trained on it, is +0.20 [+0.20, +0.20] dB" in told
+    names = {experiment.name: experiment for experiment in EXPERIMENTS}
+    listed = itertools.chain(*gradient_pages.TRAINED_PER_VALUE.items(), ["gradnet-naive-003"])
+    assert all(gradient_pages.PER_VALUE in [e.name for e in names[name].evaluate] for name in listed)
+
+
 def _at_both_levels(record):
     """The record with its values at sigma 50 as well."""
+    return _add(record, name="kodak24-50", sigma_255=50.0)
+
+
+def _add(record, name, **about):
+    """The record with its one evaluation again under another name, as if it had been of other noise."""
     metrics = pd.read_csv(record.folder / "metrics.csv")
-    pd.concat([metrics, metrics.assign(evaluation="kodak24-50")]).to_csv(record.folder / "metrics.csv", index=False)
-    (about,) = record["evaluations"]
-    again = about | {"name": "kodak24-50", "sigma_255": 50.0}
-    records.write(record.content | {"evaluations": [about, again]}, record.folder)
+    pd.concat([metrics, metrics.assign(evaluation=name)]).to_csv(record.folder / "metrics.csv", index=False)
+    (first,) = record["evaluations"]
+    again = first | {"name": name} | about
+    records.write(record.content | {"evaluations": [first, again]}, record.folder)
     return records.read(record.folder)
