@@ -52,7 +52,7 @@ pdf: .venv/ready
 test: .venv/ready .venv-cluster/ready
 	@$(SAY) "Running the tests (a report of what took longest follows)"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-		--durations=10 --junit-xml=_build/tests.xml
+		--no-loadscope-reorder --durations=10 --junit-xml=_build/tests.xml
 	@$(SAY) "Tests passed; report: $(CURDIR)/_build/tests.xml"
 
 lab: .venv/ready

@@ -35,6 +35,7 @@ from repro.study.estimates import estimate_seconds_left, sum_evaluation_seconds
 from repro.study.experiments import Evaluation, Experiment
 
 WEIGHTS_LIMIT_MIB = 9  # what the repository carries per file
+AGAIN_SECONDS = 10.0  # after which a campaign that has not heard the end of its hours is told again
 
 
 class Stopped(ReproError):
@@ -548,7 +549,8 @@ def _ending(hours: float | None) -> Iterator[None]:
     """Within the block SIGINT and SIGTERM raise :class:`Stopped`, and SIGTERM comes by itself after
     ``hours``.
 
-    Training has its own handlers, which first write a checkpoint.
+    Training has its own handlers, which first write a checkpoint. Where the exception is lost, as one is that meets a
+    finaliser, SIGTERM comes again.
     """
     if threading.current_thread() is not threading.main_thread():
         if hours is not None:
@@ -558,25 +560,31 @@ def _ending(hours: float | None) -> Iterator[None]:
     if hours is not None and not hours > 0:
         raise Stopped("There is no time for a campaign; nothing was begun.")
 
+    asked: list[int] = []
+    left = threading.Event()
+
     def stop(number, frame):
+        asked.append(number)
         raise _Asked
+
+    def end() -> None:
+        before, wait = -1, hours * 3600
+        while not left.wait(wait) and len(asked) != before:  # else training took it, and is about to end
+            before, wait = len(asked), AGAIN_SECONDS
+            os.kill(os.getpid(), signal.SIGTERM)
 
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
-    timer = None
     try:
         for number in signals:
             signal.signal(number, stop)
         if hours is not None and hours * 3600 < threading.TIMEOUT_MAX:  # more is no limit
-            timer = threading.Timer(hours * 3600, os.kill, (os.getpid(), signal.SIGTERM))
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=end, daemon=True).start()
         yield
     except _Asked:
         raise Stopped("The campaign was stopped; the same command goes on from there.") from None
     finally:
-        if timer is not None:
-            timer.cancel()
+        left.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -17,6 +17,7 @@ from repro import files, weights
 from repro.errors import ReproError
 from repro.study import campaign, experiments, records
 from repro.study.experiments import Evaluation
+from repro.train import _signals
 
 SMOKE = experiments.get("smoke-colour")
 TINY = replace(
@@ -244,6 +245,27 @@ def test_hours_end_a_campaign(tmp_path):
     row = campaign.status(tmp_path, [long]).iloc[0]
     assert row["state"] == "interrupted"
     assert not row["seconds_left"] <= 0  # not a number where the time was over before the first step
+
+
+def test_the_end_comes_again_where_it_was_lost(monkeypatch):
+    """What a signal raises within a finaliser is dropped by Python."""
+    monkeypatch.setattr(campaign, "AGAIN_SECONDS", 0.2)
+    lost = []
+    with pytest.raises(campaign.Stopped), campaign._ending(0.1 / 3600):
+        try:
+            time.sleep(30)
+        except campaign._Asked:
+            lost.append(time.monotonic())
+        time.sleep(30)
+    assert len(lost) == 1 and time.monotonic() - lost[0] < 20
+
+
+def test_the_end_comes_once_where_training_takes_it(monkeypatch):
+    """A second signal would end it in the middle of its checkpoint."""
+    monkeypatch.setattr(campaign, "AGAIN_SECONDS", 0.1)
+    with campaign._ending(0.1 / 3600), _signals() as caught:
+        time.sleep(1)
+    assert caught == [signal.SIGTERM]
 
 
 def test_names_and_budgets_that_do_not_exist(tmp_path):
