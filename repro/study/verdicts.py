@@ -119,6 +119,8 @@ class Group:
         # Options that are newer than a record are not in it.
         for option in ("events", "alpha", "pad"):
             parts += [f"--{option} {about[option]}"] if about.get(option) is not None else []
+        if levels := about.get("levels_255"):
+            parts += [f"--levels {levels[0]:g},{levels[1]:g}"]
         parts += [f"--repeats {about['repeats']}"] if about.get("repeats", 1) != 1 else []
         parts += [flag for key, flag in (("clip", "--clip"), ("round_8bit", "--round-8bit")) if about[key]]
         parts += [f"--crop-multiple {about['crop_multiple']}"] if about.get("crop_multiple") else []
