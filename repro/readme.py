@@ -71,8 +71,8 @@ def check(path: Path | None = None) -> None:
 def render_badges(repository: str) -> str:
     """Markdown of badges that open the gallery notebook of ``owner/name`` on GitHub in Binder and in Colab."""
     addresses = {
-        "binder": rerun_pages._address_binder(repository, NOTEBOOK),
-        "colab": rerun_pages._address_colab(repository, NOTEBOOK),
+        "binder": rerun_pages.address_binder(repository, NOTEBOOK),
+        "colab": rerun_pages.address_colab(repository, NOTEBOOK),
     }
     return " ".join(
         f"[![Open {NOTEBOOK} in {name.capitalize()}](book/_static/{name}.svg)]({address})"

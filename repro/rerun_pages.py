@@ -31,8 +31,8 @@ def describe_badges(repository: str | None) -> str:
     if repository is None:
         return "<!-- No badges: the repository's address on GitHub is not known here. -->"
     rows = [
-        f"| `{name}`: {title} | {_badge('binder', f'Open {name} in Binder', _address_binder(repository, name))} "
-        f"| {_badge('colab', f'Open {name} in Colab', _address_colab(repository, name))} |"
+        f"| `{name}`: {title} | {_badge('binder', f'Open {name} in Binder', address_binder(repository, name))} "
+        f"| {_badge('colab', f'Open {name} in Colab', address_colab(repository, name))} |"
         for name, title in NOTEBOOKS.items()
     ]
     table = "\n".join(["| notebook | Binder, JupyterLab | Colab |", "|---|---|---|", *rows])
@@ -73,12 +73,12 @@ def _ask_git() -> str:
         return ""
 
 
-def _address_binder(repository: str, name: str) -> str:
+def address_binder(repository: str, name: str) -> str:
     path = quote(f"lab/tree/notebooks/{name}.ipynb", safe="")
     return f"https://mybinder.org/v2/gh/{repository}/{BRANCH}?urlpath={path}"
 
 
-def _address_colab(repository: str, name: str) -> str:
+def address_colab(repository: str, name: str) -> str:
     return f"https://colab.research.google.com/github/{repository}/blob/{BRANCH}/notebooks/{name}.ipynb"
 
 

@@ -160,6 +160,14 @@ def kill_a_job(workflow: Workflow, run: subprocess.Popen) -> None:
     assert 0 < steps < STEPS
 
 
+def run_and_kill_a_job(workflow: Workflow) -> tuple[int, str]:
+    """A run in the middle of which one job is killed."""
+    process = workflow.start()
+    kill_a_job(workflow, process)
+    said, _ = process.communicate(timeout=900)
+    return process.returncode, said
+
+
 def assert_same_networks(ours: Workflow, theirs: Workflow) -> None:
     for name in NAMES:
         weights, expected = ours.weights(name), theirs.weights(name)
@@ -172,10 +180,8 @@ def assert_same_networks(ours: Workflow, theirs: Workflow) -> None:
 @needs_snakemake
 def test_a_killed_job_is_finished_by_the_next_start(whole, tmp_path):
     killed = Workflow(tmp_path / "killed")
-    process = killed.start()
-    kill_a_job(killed, process)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode != 0, said
+    code, said = run_and_kill_a_job(killed)
+    assert code != 0, said
     assert killed.planned() == killed.missing() == {"small-sadnet"}  # its neighbour was not disturbed
 
     code, said = killed.run()
@@ -189,10 +195,8 @@ def test_a_killed_job_is_finished_by_the_next_start(whole, tmp_path):
 @needs_snakemake
 def test_a_run_with_retries_completes_although_a_job_is_killed(whole, tmp_path):
     killed = Workflow(tmp_path / "killed", retries=1)
-    process = killed.start()
-    kill_a_job(killed, process)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
+    code, said = run_and_kill_a_job(killed)
+    assert code == 0, said
     assert find_states("small-sadnet", said) == ["waiting", "interrupted"]
     assert find_states("small-dncnn", said) == ["waiting"]
     assert killed.planned() == killed.missing() == set()
