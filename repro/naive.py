@@ -1,12 +1,12 @@
 """Naive estimates that are made once: the slow first step of training a GradNet with BM3D.
 
-BM3D with its first stage alone takes 2 seconds of a core for a colour patch of 64 x 64 (2.6 with both), many times what
-the network's own step takes; document 003 calls such training extremely long. Within a run no training patch comes
-back: its place and its noise are new at every step. But they are a function of seed and step (repro.data.patches), so
-every run with the same seed meets the same patches: with another loss, another fusion, or resumed. And validation
-pairs are the same each time. An estimate is kept under the checksum of what it was made from, in the cache folder, and
-the patches of a batch are worked on side by side. What it was made from has the libraries of the filter in it, by their
-versions.
+BM3D as its package comes takes 2 seconds of a core for a colour patch of 64 x 64, many times what the network's own
+step takes; document 003 calls such training extremely long. With equal variances (:mod:`repro.models.classical`) it
+takes 0.15, which is still most of such a step. Within a run no training patch comes back: its place and its noise are
+new at every step. But they are a function of seed and step (repro.data.patches), so every run with the same seed meets
+the same patches: with another loss, another fusion, or resumed. And validation pairs are the same each time. An
+estimate is kept under the checksum of what it was made from, in the cache folder, and the patches of a batch are worked
+on side by side. What it was made from has the libraries of the filter in it, by their versions.
 
 A camera's noise stays as it is, and 512 x 512 pixels of a photograph take 31 seconds at once, as long as 15 patches. To
 make one estimate for each photograph and cut it like the pair would be cheaper for a long training on pairs with BM3D;

@@ -132,6 +132,18 @@ def test_bm3d_is_the_packages_own_where_that_works(noisy):
     assert np.abs(theirs - run(repro.build("bm3d"), noisy[:1].double())[0].numpy()).max() < 1e-6
 
 
+def test_bm3d_with_equal_variances_is_the_packages_conventional_mode_and_denoises_as_well(photograph, noisy):
+    import bm3d
+
+    gray, true = noisy[:1].double(), photograph[:1]
+    exact, equal = (run(repro.build("bm3d", variances=kind), gray) for kind in ("exact", "equal"))
+    assert (exact - equal).abs().max() > 1e-3
+    assert psnr_db(true, equal.float()) == pytest.approx(psnr_db(true, exact.float()), abs=0.5)
+    profile = bm3d.BM3DProfile()
+    profile.num_threads, profile.nf = 1, 0
+    assert np.abs(bm3d.bm3d(gray[0].numpy(), SIGMA, profile) - equal[0].numpy()).max() < 1e-6
+
+
 @pytest.mark.parametrize("name", TOLD)
 def test_levels_of_noise(name, noisy):
     net = repro.build(name)
@@ -216,8 +228,9 @@ def test_more_channels_than_colours_are_refused(name):
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("median", {"window": 4}), ("wavelet", {"rule": "SureShrink"}), ("dct", {"block": 1}), ("bm3d", {"stages": 3}),
+        ("median", {"window": 4}), ("wavelet", {"rule": "SureShrink"}), ("dct", {"block": 1}),
         ("bm3d", {"noise": "guessed"}), ("bm3d", {"factor": 0}), ("bm3d", {"window": 3}),
+        ("bm3d", {"variances": "none"}),
     ],
 )  # fmt: skip
 def test_impossible_settings(name, sizes):

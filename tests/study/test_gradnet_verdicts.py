@@ -104,7 +104,9 @@ def test_how_long_a_training_with_bm3d_takes(make):
     assert settled("003-direction-training-with-bm3d-long", fast).word == NOT_TESTABLE
     slow.content["seconds"] = 60.0
     verdict = settled("003-direction-training-with-bm3d-long", fast, slow)
-    assert verdict.word == DIRECTION and verdict.ours == pytest.approx(60.0)
+    assert verdict.word == DIRECTION and verdict.ours == pytest.approx(60.0) and "quicker" not in verdict.reason
+    slow.content["hyperparameters"]["sizes"]["value"]["naive_sizes"] = {"variances": "equal"}
+    assert "BM3D in its quicker version" in settled("003-direction-training-with-bm3d-long", fast, slow).reason
     slow.content["seconds"] = 0.5
     assert settled("003-direction-training-with-bm3d-long", fast, slow).word == NOT_REPRODUCED
 
