@@ -135,12 +135,12 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
         reason = f"{facts['ours']:.2f} dB on whole images; {drawn} in {100 * LEVEL:g} of 100 draws."
         holds = verdicts.within(by_crops["difference"], by_crops["tolerance"])
         return Verdict(claim["id"], REPRODUCED if holds else NOT_REPRODUCED, reason, **facts | by_crops)
-    near = f"On whole images {verdicts.describe_difference(facts)}"
+    smaller = f", at the {group.budget} budget ({group.first['variant']})," if group.smaller else ""
+    near = f"On whole images{smaller} {verdicts.describe_difference(facts)}"
     near += "" if claim["variant"] in PAPER else ", which is of one random crop of each"
     if not group.smaller:
         word = REPRODUCED if verdicts.within(facts["difference"], facts["tolerance"]) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
-    near += f", at the {group.budget} budget ({group.first['variant']})"
     bm3d = _find_bm3d(claim, study)
     printed_to = 10.0 ** -len(claim["value"].partition(".")[2])
     if claim["approx"] and abs(claim["number"] - bm3d["number"]) <= printed_to / 2:
@@ -181,7 +181,7 @@ def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
     facts |= {"evidence": group.first.name, "command": group.first["command"]}
     # Of the direction at most, at any budget: these crops are not the printed ones.
     holds, why = verdicts.judge_side(claim, ours, _find_bm3d(claim, study))
-    reason = f"{ours:.2f} dB on central crops at the {group.budget} budget; {why}."
+    reason = f"At the {group.budget} budget {ours:.2f} dB on central crops; {why}."
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, **facts)
 
 

@@ -71,7 +71,7 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     images = (frames[0], other[1][0]) if other is not None and len(frames) == 1 else None
     holds, why = verdicts.judge_side(claim, facts["ours"], cells.iloc[0], images)
     word = DIRECTION if holds else NOT_REPRODUCED
-    return Verdict(claim["id"], word, f"{near} at the {group.budget} budget; {why}.", **facts)
+    return Verdict(claim["id"], word, f"At the {group.budget} budget {near}; {why}.", **facts)
 
 
 def _settle_value_of_range(claim: pd.Series, study: Study) -> Verdict:

@@ -339,7 +339,7 @@ def judge_value(claim: pd.Series, group: Group, evaluation: str, study: Study) -
         return Verdict(claim["id"], NOT_REPRODUCED, f"{near}{_describe_real_training(claim, group)}.", **facts)
     direction, why = judge_direction(claim, group, evaluation, study)
     word = DIRECTION if direction else NOT_REPRODUCED
-    near += f" at the {group.budget} budget{_describe_real_training(claim, group)}"
+    near = f"At the {group.budget} budget {near}{_describe_real_training(claim, group)}"
     return Verdict(claim["id"], word, f"{near}; {why}.", **facts)
 
 
