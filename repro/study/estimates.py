@@ -11,8 +11,9 @@ The training, in seconds per step, from the first of these that there is:
 At the budget `paper`, of which nothing may be measured on the device in question, 3 is the throughput with which the
 page on its cost reckons, and there is no 4. A training never takes longer than its limit in seconds.
 
-The evaluation, in seconds of the network, from other seeds of the row alone; otherwise it is left out. A run that only
-evaluates has no estimate then.
+The evaluation, in seconds of the network, from other seeds of the row; else by the seconds per pixel of the method's
+records, of its colour and its sizes where there are any, times the pixels of its image sets. Where nothing tells, it is
+left out, and a run that only evaluates has no estimate.
 """
 
 import math
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from repro.study import campaign_costs, records
@@ -48,13 +50,14 @@ def _estimate(row, frame: pd.DataFrame, experiment: Experiment, measured: "_Meas
     others = (frame["experiment"] == row.experiment) & (frame["seed"] != row.seed)
     seeds = frame[others & (frame["state"] != "outdated")]
     done = seeds[seeds["state"] == "done"]
-    evaluating = (done["seconds"] - done["seconds_training"]).mean() - (row.seconds - row.seconds_training)
+    whole = (done["seconds"] - done["seconds_training"]).mean() if len(done) else measured.find_evaluation(experiment)
+    evaluating = max(0.0, whole - (row.seconds - row.seconds_training)) if math.isfinite(whole) else math.nan
     if experiment.train is None:
-        return max(0.0, evaluating) if len(done) else math.nan
+        return evaluating
     training = min(_estimate_training(row, seeds, experiment, measured))
     if not math.isfinite(training):
         return math.nan
-    return max(0.0, training) + (max(0.0, evaluating) if len(done) else 0.0)
+    return max(0.0, training) + (evaluating if math.isfinite(evaluating) else 0.0)
 
 
 def _estimate_training(row, seeds: pd.DataFrame, experiment: Experiment, measured: "_Measured") -> tuple[float, float]:
@@ -99,3 +102,37 @@ class _Measured:
             seconds = sum(1 / throughput.multiply_adds_per_second for throughput in found) / len(found)
             return seconds * campaign_costs.count_step(config)
         return sum(r["seconds"] / r["steps"] for r in trained) / len(trained) if trained else math.inf
+
+    def find_evaluation(self, experiment: Experiment) -> float:
+        """Seconds of the network in all evaluations of an experiment, NaN where nothing tells."""
+        own = [record for record in self.records if record["method"] == experiment.method]
+        own = [record for record in own if record["colour"] == experiment.colour] or own
+        own = [record for record in own if record.settings["sizes"] == experiment.sizes] or own
+        pixels = sum(_count_passes(e) * _list_pixels(record, e).sum() for record in own for e in record["evaluations"])
+        if not pixels or any(evaluation.dataset not in self.pixels for evaluation in experiment.evaluate):
+            return math.nan
+        seconds = sum(sum_evaluation_seconds(record) for record in own)
+        planned = (_count_passes(vars(e)) * self.pixels[e.dataset][: e.limit].sum() for e in experiment.evaluate)
+        return float(sum(planned) * seconds / pixels)
+
+    @cached_property
+    def pixels(self) -> dict[str, np.ndarray]:
+        """Pixels of each image by data set, from the record that measured most of them."""
+        found: dict[str, np.ndarray] = {}
+        for record in self.records:
+            for evaluation in record["evaluations"]:
+                images = _list_pixels(record, evaluation)
+                if len(images) > len(found.get(evaluation["dataset"], ())):
+                    found[evaluation["dataset"]] = images
+        return found
+
+
+def _list_pixels(record: Record, evaluation: dict) -> np.ndarray:
+    """Pixels of each image of an evaluation."""
+    table = record.metrics[record.metrics["evaluation"] == evaluation["name"]]
+    return (table["height"] * table["width"]).to_numpy()
+
+
+def _count_passes(evaluation: dict) -> int:
+    """How often an evaluation runs the network over an image."""
+    return evaluation.get("repeats", 1) * (8 if evaluation.get("ensemble") else 1)

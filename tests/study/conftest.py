@@ -30,6 +30,7 @@ def _maker(parent):
         metrics["ssim"] = ssim
         metrics.insert(0, "image", [f"image{k}" for k in range(len(psnr_db))])
         name = dataset if sigma_255 is None else f"{dataset}-{sigma_255:g}"
+        metrics["height"], metrics["width"] = 10, 20
         metrics["evaluation"] = name
         metrics.to_csv(folder / "metrics.csv", index=False)
         if offsets is not None:

@@ -13,7 +13,7 @@ from repro.study.experiments import Evaluation
 
 ROW = replace(
     experiments.get("smoke-colour"), name="row", budget="cpu", seeds=(0, 1), offsets=None, sizes={},
-    train={"steps": 100, "patch": 32, "batch": 2, "precision": "32"}, evaluate=(Evaluation("kodak24", 50),),
+    train={"steps": 100, "patch": 32, "batch": 2, "precision": "32"}, evaluate=(),
 )  # fmt: skip
 
 
@@ -110,9 +110,37 @@ def test_the_paper_s_budget_goes_by_a_measured_throughput_or_has_no_estimate(tmp
     assert left(tmp_path, paper)["row", 0] == pytest.approx(expected)
 
 
-def test_a_run_that_only_evaluates_has_an_estimate_from_other_seeds_alone(tmp_path, record):
-    record("other", steps=1)
-    assert pd.isna(left(tmp_path, replace(ROW, train=None))["row", 0])
+def test_an_evaluation_goes_by_the_pixels_that_the_methods_records_took(tmp_path, record):
+    """20 seconds for each image of 200 pixels; another data set of two images, measured by another method."""
+    record("own", steps=1, dataset="kodak24", method="dncnn", sizes={"depth": 3, "width": 4})
+    record("other", steps=1, dataset="cbsd68", sizes={"width": 8, "offset_width": 8})
+    table = tmp_path / "runs" / "other" / "seed0" / "metrics.csv"
+    rows = pd.read_csv(table)
+    pd.concat([rows, rows.assign(image="image1", height=30)]).to_csv(table, index=False)
+    row = replace(ROW, method="dncnn", train=None)
+    seconds = {
+        (): 0.0,
+        (Evaluation("cbsd68", 50),): 20 * (10 + 30) / 10,
+        (Evaluation("cbsd68", 25, limit=1), Evaluation("kodak24", 50, repeats=3)): 20 + 3 * 20,
+        (Evaluation("kodak24", 50, ensemble=True),): 8 * 20,
+    }
+    for evaluate, expected in seconds.items():
+        assert left(tmp_path, replace(row, evaluate=evaluate))["row", 0] == pytest.approx(expected)
+    assert pd.isna(left(tmp_path, replace(row, evaluate=(Evaluation("cc15", None),)))["row", 0]), "of unknown images"
+    assert pd.isna(left(tmp_path, replace(row, method="bm3d", evaluate=(Evaluation("cbsd68", 50),)))["row", 0])
+
+
+def test_of_a_methods_records_those_of_the_colour_and_the_sizes_count_first(tmp_path, record):
+    row = replace(ROW, method="bm3d", train=None, evaluate=(Evaluation("kodak24", 50),), sizes={"factor": 2.0})
+    for name, seconds, about in (
+        ("gray", 1.0, {"colour": "gray", "sizes": {"factor": 2.0}}), ("colour", 5.0, {}),
+        ("both", 7.0, {"sizes": {"factor": 2.0}}),
+    ):  # fmt: skip
+        made = record(name, steps=0, method="bm3d", **about)
+        content = json.loads((made.folder / "record.json").read_text())
+        content["evaluations"][0]["seconds"] = seconds
+        (made.folder / "record.json").write_text(json.dumps(content))
+        assert left(tmp_path, row)["row", 0] == pytest.approx(seconds)
 
 
 def test_evaluations_of_an_unfinished_run_are_part_of_its_cost(tmp_path, runs):
