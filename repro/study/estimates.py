@@ -4,9 +4,11 @@ The training, in seconds per step, from the first of these that there is:
 
 1. the run itself, where it was begun;
 2. another seed of its row;
-3. the trainings of its method and budget that have a record, of its precision where there are any: seconds per
-   multiply-add (:mod:`repro.study.campaign_costs`), times the multiply-adds of its own step;
-4. the mean over the budget's trainings.
+3. the trainings of its method and budget that have a record, of its precision where there are any: their median of
+   seconds per multiply-add (:mod:`repro.study.campaign_costs`), times the multiply-adds of its own step;
+4. the median over the budget's trainings.
+
+Medians, since a training beside other work takes several times as long.
 
 At the budget `paper`, of which nothing may be measured on the device in question, 3 is the throughput with which the
 page on its cost reckons, and there is no 4. A training never takes longer than its limit in seconds.
@@ -20,6 +22,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -99,9 +102,9 @@ class _Measured:
         own = [record for record in trained if record["method"] == experiment.method]
         own = [record for record in own if record.settings["precision"] == config.precision] or own
         if found := campaign_costs.measure_records(own):
-            seconds = sum(1 / throughput.multiply_adds_per_second for throughput in found) / len(found)
+            seconds = median(1 / throughput.multiply_adds_per_second for throughput in found)
             return seconds * campaign_costs.count_step(config)
-        return sum(r["seconds"] / r["steps"] for r in trained) / len(trained) if trained else math.inf
+        return median(r["seconds"] / r["steps"] for r in trained) if trained else math.inf
 
     def find_evaluation(self, experiment: Experiment) -> float:
         """Seconds of the network in all evaluations of an experiment, NaN where nothing tells."""
