@@ -17,7 +17,7 @@ from repro.notebooks import render_table
 from repro.study import claims as ledger
 from repro.study import experiments, ssdn
 from repro.study.statistics import Interval, compare
-from repro.study.verdicts import Study
+from repro.study.verdicts import Study, settle
 
 NOT_YET = (
     "None of these networks is trained yet; `repro campaign --budget cpu --only 'ssdn-*'` runs the experiments that "
@@ -157,11 +157,12 @@ def describe_speed(study: Study) -> str:
                 else "in real time they cannot be compared: the runs are of different machines."
             )
         )
+    verdict = settle(study.claims.loc["002-direction-faster-in-real-time"], study)
+    word = pages.show_verdict(verdict.word, verdict.word.capitalize())
     return (
-        "Is SSDN faster than N2V in real time? The report calls it unclear.\n\n"
-        + "\n".join(lines)
-        + "\n\nThat is of one seed each, at the one level that both reach; where two curves cross, it decides nothing: "
-        "{doc}`the ledger <ledger>` looks at every moment while both train."
+        f"Is SSDN faster than N2V in real time? The report calls it unclear. {word}: "
+        f"{escape(verdict.reason[0].lower() + verdict.reason[1:])} Every pair of runs, at the one level that both "
+        "reach:\n\n" + "\n".join(lines)
     )
 
 
@@ -282,14 +283,15 @@ def describe_conventions(study: Study) -> str:
         last = f"The first of these would do so by itself, for which {gaps['BSD300']:+.2f} dB are enough"
         last += f", but leaves {left:.2f} of" if left > 0 else ", and would explain all"
         last += f" {wanted:.2f} dB"
-        last += f"; it is measured with {most.measured_with}."
+        last += f"; it is measured with {most.measured_with}"
+        last += ", and not beyond chance for other images." if not most.shift.sign else "."
     return (
         f"With sigma known the report is {gaps['BSD300']:+.2f} dB from the authors' check value on BSD300 and "
         f"{gaps['KODAK']:+.2f} dB on Kodak: had the shorter training cost as much on both, {wanted:.2f} dB are to be "
         "explained.\n\n"
         + render_table(table, "ssdn-conventions")
-        + f"\n\nThe first row of each set is the report's own way; for a network without a blind spot, padding after "
-        f"the noise and padding nothing by hand are the same. Shifts are against it. {told} {last} Intervals are of "
+        + f"\n\nThe first row of each set is the report's own way; a network without a blind spot pads by itself, "
+        f"after the noise, which is that way, too. Shifts are against it. {told} {last} Intervals are of "
         "the paired difference, image by image. Where the images themselves differ, images are drawn from all of both "
         "choices: the shift is what these images give, the interval what others might."
     )

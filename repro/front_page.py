@@ -7,9 +7,9 @@ from html import escape
 
 import pandas as pd
 
-from repro.pages import KINDS, PAPERS, describe_limits, name_unit, show_verdict
+from repro.pages import KINDS, PAPERS, describe_answer, describe_limits, name_unit, show_verdict
 from repro.study import claims as ledger
-from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
 FINDINGS = {
     "SADNet": {
@@ -18,38 +18,46 @@ FINDINGS = {
         "001-order-kodak24-50-over-dncnn": "ahead of DnCNN",
         "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet",
         "001-direction-kernels-extend-along-edges": "kernels that extend along edges",
-        "000-direction-on-par-kodak24-50": "a replication on par with it",
     },
     "SSDN": {
         "002-t1-kodak-ssdn-known": "PSNR on Kodak24 at sigma 25",
         "002-direction-better-than-self-supervised-kodak": "ahead of N2V",
         "002-order-kodak-known-over-cbm3d": "ahead of CBM3D",
-        "002-direction-matches-at-best-kodak": "at best as good as N2C, from clean images",
-        "002-direction-clipping-defeats-estimation": "no estimate of sigma from clipped noise",
+        "002-direction-matches-at-best-kodak": "never above N2C, which sees clean images",
+        "002-direction-clipping-defeats-estimation": "clipped noise defeats the estimate of sigma",
     },
     "GradNet": {
         "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR on Kodak24 at sigma 50",
         "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of DnCNN, from which it starts",
-        "003-direction-kodak24-50-exchanged-gradients": "no change by another method's gradients",
+        "003-direction-kodak24-50-exchanged-gradients": "BM3D's gradients change nothing",
         "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without gradient mixup",
     },
     "ScaoedNet": {
         "004-cost-parameters": "number of parameters",
         "004-order-blocks-16-over-4": "16 blocks ahead of 4",
-        "004-order-fsm-dem-over-fsm-no-dem": "better with the module DEM",
+        "004-order-fsm-dem-over-fsm-no-dem": "better with DEM",
         "004-order-stages-5-over-1": "5 stages ahead of 1",
-        "004-order-nfae-over-none": "a nearer noise map with the module NFAE",
+        "004-order-nfae-over-none": "a nearer noise map with NFAE",
         "004-t2-sidd-validation-scaoednet-psnr": "PSNR on SIDD",
     },
 }
 """Of each method, claims that say what it is about: ids of the ledger, and what they state in few words."""
+
+GAPS = {
+    "002-direction-matches-at-best-kodak": "ours against N2C",
+    "002-direction-clipping-defeats-estimation": "without clipping",
+    "003-direction-kodak24-50-exchanged-gradients": "ours by",
+    "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "without it",
+    "004-order-nfae-over-none": "nearer by",
+}
+"""What the difference is that decides, where the statement does not say it."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SHORT = {REPRODUCED: "reproduced", DIRECTION: "in direction", NOT_REPRODUCED: "not", NOT_TESTABLE: "not testable"}
 
 
 def describe_glance(settled: pd.DataFrame, study: Study) -> str:
-    """The verdicts by method and kind of claim, a sentence for each method, and what the counts do not say."""
+    """The answer, verdicts by method and kind of claim, a sentence for each method, and what the counts do not say."""
     findings = "\n".join(f"- {describe_findings(settled, paper)}" for paper in PAPERS)
     waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
     still = (
@@ -58,7 +66,8 @@ def describe_glance(settled: pd.DataFrame, study: Study) -> str:
         if waiting
         else ""
     )
-    return f"{render_matrix(settled)}\n\n{findings}\n\n{describe_limits(settled, study)} {still}"
+    answer = describe_answer(settled, *PAPERS)
+    return f"{answer}\n\n{render_matrix(settled)}\n\n{findings}\n\n{describe_limits(settled, study)} {still}"
 
 
 def describe_findings(settled: pd.DataFrame, paper: str) -> str:
@@ -81,7 +90,9 @@ def _describe_numbers(claim: pd.Series) -> str:
     unit = f" {name_unit(claim)}".rstrip().replace(" ", NO_BREAK)
     if claim["metric"] in ledger.STATEMENTS:
         sign = f"{claim['difference']:+.2f}".replace("-", "−")
-        return f"{sign}{unit}" if unit and pd.notna(claim["difference"]) else "see there"
+        label = f"{GAPS[claim['id']]} " if claim["id"] in GAPS else ""
+        hint = ", a hint" if HINT in claim["reason"] else ""
+        return f"{label}{sign}{unit}{hint}" if unit and pd.notna(claim["difference"]) else "see there"
     printed = f"printed {'about ' if claim['approx'] else ''}{claim['value']}{unit}"
     digits = max(2 if claim["unit"] == "dB" else 1, len(claim["value"].partition(".")[2]))
     return printed if pd.isna(claim["ours"]) else f"{printed}, ours {claim['ours']:.{digits}f}{unit}"

@@ -27,6 +27,7 @@ LEVELS = (25.0, 50.0)
 # Experiment -> its neighbour, and what the two differ in.
 SUSPECTS = {
     "gradnet-naive-residual": ("gradnet-naive", "learns the noise"),
+    "gradnet-naive-image-level": ("gradnet-naive", "first weights; no inner biases"),
     "gradnet-naive-clipped": ("gradnet-naive-image-level", "clipped in training"),
     "gradnet-naive-pixel-level": ("gradnet-naive-clipped", "level for every value"),
     "gradnet-noisy": ("gradnet-none", "fusion, of what is there anyway; a larger network"),
@@ -116,6 +117,55 @@ def describe_suspects(study: Study) -> str:
         "intervals"
     )
     return render_rows(caption, columns)
+
+
+def describe_reason(study: Study) -> str:
+    """Why the slides fell short, in three parts, each with what its steps change in short trainings."""
+    groups = {group.first["experiment"]: group for group in study.groups}
+
+    def change(name: str, other: str) -> str:
+        sides = [groups[side] for side in (name, other) if side in groups]
+        levels = [level for level in LEVELS if len(sides) == 2 and all(level in _levels(side) for side in sides)]
+        if not levels:
+            return f"not measured yet (`{name}`)"
+        each = []
+        for level in levels:
+            paired = compare(*(side.per_seed(f"kodak24-{level:g}") for side in sides))
+            each.append(f"{paired.signed()} dB at sigma {level:g}")
+        return f"{' and '.join(each)} (`{name}`)"
+
+    return f"""*The noise of the test is not that of the training.* The slides' DnCNN saw clipped noise with a level of
+its own for every value, and was tested on noise of one level that is not clipped; GradNet itself was trained in the
+same way. What each step changes:
+
+- clipped in training, DnCNN: {change("gradnet-naive-clipped", "gradnet-naive-image-level")};
+  GradNet: {change("gradnet-impl-clipped", "gradnet-impl-dncnn")};
+- then a level for every value, DnCNN: {change("gradnet-naive-pixel-level", "gradnet-naive-clipped")};
+  GradNet: {change("gradnet-impl-pixel-level", "gradnet-impl-clipped")};
+- the clean image as target, where DnCNN as published learns the noise:
+  {change("gradnet-naive", "gradnet-naive-residual")}.
+
+The same DnCNN with other first weights and without its inner biases changes by
+{change("gradnet-naive-image-level", "gradnet-naive")}: what is smaller than that proves little in a single training.
+The mixture with real photographs, which half of the slides' training is made of, was not tested.
+
+*The two forms are not two ways to write the same.* The slides' form differs from the authors' in addition,
+normalisation, the squeeze of the attention, biases and first weights:
+
+- addition: {change("gradnet-add", "gradnet-dncnn")};
+- after it each by itself, a squeeze to half of the channels: {change("gradnet-add-reduction-2", "gradnet-add")};
+  biases: {change("gradnet-add-bias", "gradnet-add")};
+  first weights: {change("gradnet-add-first-weights", "gradnet-add")};
+- all three: {change("gradnet-impl-normalised", "gradnet-add")};
+- and no normalisation: {change("gradnet-impl-dncnn", "gradnet-impl-normalised")}.
+
+The authors begin their batch normalisation with small scales, which may need more steps than any network had here. So
+this ranks brief trainings, and not the forms.
+
+*A gradient may say nothing.* The noisy image's own gradient is mostly that of the noise. Against no gradient at all it
+changes the authors' form by {change("gradnet-noisy", "gradnet-none")}, and that of the slides by
+{change("gradnet-impl-noisy", "gradnet-impl-none")}, although it makes the network larger. So the fair neighbour for
+fusion is the network without it, and the list at the head of this chapter says what fusion is worth against that."""
 
 
 def describe_findings(study: Study) -> str:

@@ -41,16 +41,16 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
 
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: front_page.describe_glance(settled, study),
-        **{f"glance_{paper.lower()}": partial(describe_paper, settled, sources) for paper, sources in PAPERS.items()},
+        **{f"glance_{paper.lower()}": partial(describe_paper, settled, paper) for paper in PAPERS},
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
         "tolerances": describe_tolerances,
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_shortfall": lambda: describe_shortfall(
-            study, "Why is ours lower?", "sadnet-colour-50*", "sadnet-colour-50-paper"
+            study, "Why is ours lower?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The paper's"
         ),
         "gradnet_shortfall": lambda: describe_shortfall(
-            study, "How brief is it?", "gradnet-impl-dncnn", "gradnet-impl-paper"
+            study, "How brief is it?", "gradnet-impl-dncnn", "gradnet-impl-paper", "The slides'"
         ),
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
@@ -74,6 +74,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "ssdn_recipe": lambda: blindspot_pages.describe_recipe(study),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
+        "gradnet_reason": lambda: gradient_pages.describe_reason(study),
         "gradnet_findings": lambda: gradient_pages.describe_findings(study),
         "gradnet_real": lambda: gradient_pages.describe_real(study),
         "gradnet_camera_noise": lambda: gradient_pages.describe_camera_noise(study),
@@ -106,7 +107,6 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     """What the counts of verdicts do not say by themselves."""
     quality = settled[settled["metric"].isin(["psnr", "ssim"])]
     reproduced = quality[quality["word"] == REPRODUCED]
-    own = reproduced[reproduced["method"].isin(PAPERS)]
     small = {record.name for record in study.records if record["steps"] and record["budget"] != "paper"}
     failed = settled[settled["word"] == NOT_REPRODUCED]
     briefly = sum(bool(small & set(evidence.split())) for evidence in failed["evidence"].fillna(""))
@@ -114,16 +114,28 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     filters = int(others["method"].isin(verdicts.CLASSICAL.values()).sum())
     twice = int((others["attributed_to"] != others["source"]).sum())
     sizes = settled[settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)]
-    known = f"{len(own)} value{'' if len(own) == 1 else 's'}" if len(own) else "no value"
-    first = f"Of the four methods, {known} of image quality could be reproduced"
-    first += "" if len(own) else ": nothing here was trained as long as their papers train"
     return (
-        f"{first}. Of the methods that they are compared with, {len(others)} were: {len(others) - filters} from "
-        f"weights that others published, {filters} with a filter; {twice} are one source's copies of another's. "
+        f"Of the methods that the four are compared with, {len(others)} values are reproduced: {len(others) - filters} "
+        f"from weights that others published, {filters} with a filter; {twice} are one source's copies of another's. "
         f"{len(sizes)} of the reproduced claims are sizes of a network, looked up in ours. Of the {len(failed)} claims "
         f"that were not reproduced, {briefly} were held against networks that were trained here in a small part of the "
         "paper's time: they say what that gives, and do not refute the paper."
     )
+
+
+def describe_answer(settled: pd.DataFrame, *papers: str) -> str:
+    """Whether the image quality that is printed of one method, or of several, was reproduced: one sentence."""
+    sources = {source for paper in papers for source in PAPERS[paper]}
+    claims = settled[settled["metric"].isin(["psnr", "ssim"]) & settled["source"].isin(sources)]
+    words = claims.loc[claims["method"].isin(papers), "word"].value_counts().reindex(WORDS, fill_value=0)
+    held, direction, failed, untested = words
+    whose = "the four methods'" if len(papers) > 1 else f"{papers[0]}'s"
+    parts = [f"{held or 'none'} {'is' if held <= 1 else 'are'} reproduced"]
+    parts += [f"{direction} hold{'s' if direction == 1 else ''} in direction"] if direction else []
+    parts += [f"{failed} {'does' if failed == 1 else 'do'} not"] if failed else []
+    parts += [f"{untested} could not be tested"] if untested else []
+    why = ": nothing here was trained as long as its source trains" if direction + failed and not held else ""
+    return f"**Of {words.sum()} printed values of {whose} image quality, {_enumerate(parts)}{why}.**"
 
 
 def describe_tolerances() -> str:
@@ -134,13 +146,21 @@ def describe_tolerances() -> str:
     return f"| statement | reproduced if |\n|---|---|\n{lines}\n\n{margin}"
 
 
-def describe_paper(settled: pd.DataFrame, sources: tuple[str, ...]) -> str:
-    """Counts of verdicts on the claims of ``sources`` by their kind: what a chapter begins with."""
-    of_paper = settled[settled["source"].isin(sources)]
+def describe_paper(settled: pd.DataFrame, paper: str) -> str:
+    """What a chapter begins with: the answer, and counts of verdicts on all claims of its sources by their kind."""
+    of_paper = settled[settled["source"].isin(PAPERS[paper])]
     groups = {kind: of_paper[of_paper["metric"].isin(metrics)] for kind, metrics in KINDS.items()}
     lines = [_count(kind, claims) for kind, claims in groups.items() if len(claims)]
     everything = _count(f"all {len(of_paper)} claims", of_paper, "paper")
-    return _glance(f"<tbody>{''.join(lines)}{everything}</tbody>")
+    reproduced = of_paper[of_paper["word"] == REPRODUCED]
+    sizes = int(reproduced["metric"].isin(KINDS["architecture"]).sum())
+    others = int((reproduced["metric"].isin(["psnr", "ssim"]) & (reproduced["method"] != paper)).sum())
+    looked_up = [f"{sizes} {'are sizes of a network' if sizes > 1 else 'is a size of a network'}, looked up in ours"]
+    scored = [f"{others} {'are values' if others > 1 else 'is a value'} of another method"]
+    parts = (looked_up if sizes else []) + (scored if others else [])
+    of_these = f" Of the {len(reproduced)} claims below that are reproduced, {_enumerate(parts)}." if parts else ""
+    table = _glance(f"<tbody>{''.join(lines)}{everything}</tbody>")
+    return f"{describe_answer(settled, paper)}{of_these}\n\n{table}"
 
 
 def _glance(bodies: str) -> str:
@@ -175,7 +195,8 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
             f"**SADNet on Kodak24 at sigma 50**: {printed}. Our own training of it is not finished; its "
             "place in the tables is empty until then."
         )
-    reason = paper["reason"].removeprefix(f"{paper['ours']:.2f} dB, ")
+    value = f"{paper['ours']:.2f} dB"
+    reason = escape(paper["reason"]).replace(value, f"**{value}**", 1)
     beside = ledger.find(settled, source="001", metric="ordering", dataset="Kodak24", colour="rgb", sigma_255=50)
     beside = beside[beside["variant"].str.startswith("over ")]  # others are between states of the ablation study
     missed = beside[(beside["word"] == NOT_REPRODUCED) & beside["high"].notna()]
@@ -192,9 +213,8 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
                 "image by image)."
             )
     return (
-        f"**SADNet on Kodak24 at sigma 50**: {printed}. Ours reaches **{paper['ours']:.2f} dB** at the "
-        f"`{paper['budget']}` budget, on noise that is neither clipped nor rounded as the authors' is: "
-        f"{show_verdict(paper['word'])}. {escape(reason[0].upper() + reason[1:])}{also}"
+        f"**SADNet on Kodak24 at sigma 50**: {printed}. {show_verdict(paper['word'], paper['word'].capitalize())}: "
+        f"{reason[0].lower() + reason[1:]}{also} Our noise is neither clipped nor rounded; the authors' is both."
     )
 
 
@@ -224,11 +244,11 @@ def describe_result(settled: pd.DataFrame, study: Study) -> str:
     return f"{describe_headline(settled, study)}\n\n{render_rows('Mean PSNR in dB, colour', columns)}"
 
 
-def describe_shortfall(study: Study, question: str, ours: str, published: str) -> str:
+def describe_shortfall(study: Study, question: str, ours: str, published: str, whose: str) -> str:
     """What a network trained here has seen, against what the printed one has: begins with the ``question``.
 
     ``ours``: a shell pattern of experiments, of which the longest with a record counts. ``published``: the experiment
-    that trains as its source does.
+    that trains as its source does; ``whose`` training that is, as a sentence begins.
     """
     theirs = experiments.get(published, study.experiments).train_config(0)
     for group in study.groups:
@@ -245,9 +265,9 @@ def describe_shortfall(study: Study, question: str, ours: str, published: str) -
         width = f", and is {narrow} channels wide in place of {full}" if narrow not in (None, full) else ""
         return (
             f"**{question}** `{record['experiment']}` saw {record['steps']:,} steps of {settings['batch']} "
-            f"patches of {settings['patch']}², cut from {images} photographs of `{settings['data']}`: one pixel for "
-            f"{share:,.0f} of the {theirs.steps:,} steps of {theirs.batch} patches of {theirs.patch}² that are "
-            f"published{width}."
+            f"patches of {settings['patch']}², cut from {images} photographs of `{settings['data']}`{width}. "
+            f"{whose} training has {theirs.steps:,} steps of {theirs.batch} patches of {theirs.patch}²: "
+            f"{share:,.0f} times as many pixels."
         )
     return "No network of ours is finished yet."
 

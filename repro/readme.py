@@ -27,7 +27,7 @@ NOTEBOOK = "gallery"  # opened by the badges
 def render_verdicts(settled: pd.DataFrame, headline: str) -> str:
     """Markdown of the headline and of the verdicts: a row per paper, a column per family of claims.
 
-    ``settled``: claims with their verdicts; ``headline``: a sentence, in which HTML tags are dropped.
+    ``settled``: claims with their verdicts; ``headline``: Markdown, in which HTML tags are dropped.
     """
     rows = [f"| | {' | '.join(pages.KINDS)} |", "|---" * (len(pages.KINDS) + 1) + "|"]
     for paper, sources in pages.PAPERS.items():
@@ -94,4 +94,5 @@ def _replace(text: str, path: Path, what: str, marks: tuple[str, str], part: str
 
 def _render_committed() -> str:
     settled = ledger.load().join(verdicts.load().drop(columns="id"))
-    return render_verdicts(settled, pages.describe_headline(settled, Study.load()))
+    headline = f"{pages.describe_answer(settled, *pages.PAPERS)}\n\n{pages.describe_headline(settled, Study.load())}"
+    return render_verdicts(settled, headline)

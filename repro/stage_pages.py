@@ -16,13 +16,14 @@ from repro.benchmark_step import KINDS, OTHER
 from repro.data import catalog
 from repro.data.realistic import fixed_realistic_noise
 from repro.errors import ReproError
+from repro.metrics import psnr_db
 from repro.models.scaoednet import Estimate, ScaoedNet
 from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
 from repro.study.records import Record
 from repro.study.scaoednet import of_last_stage
 from repro.study.statistics import compare
-from repro.study.verdicts import Group, Study
+from repro.study.verdicts import DIRECTION, Group, Study
 
 NOT_YET = "No ScaoedNet is trained yet; `repro campaign --only 'scaoednet-*'` runs the experiments that are listed."
 BATCH, PATCH = 16, 64
@@ -38,7 +39,14 @@ def describe_statements(settled: pd.DataFrame) -> str:
         "verdict": [show_verdict(word) for word in rows["word"]],
         "why": [escape(reason) for reason in rows["reason"]],
     }
-    return render_rows("Statements of the slides", columns)
+    ensembles = rows[rows["variant"].str.contains("ensemble") & (rows["word"] == DIRECTION)]
+    alike = (
+        f"The {len(shared)} statements on the ensemble whose direction holds rest on one network, `{evidence}`, and on "
+        "the same photographs: they are one measurement."
+        for evidence, shared in ensembles.groupby("evidence")
+        if evidence and len(shared) > 1
+    )
+    return "\n\n".join([render_rows("Statements of the slides", columns), *alike])
 
 
 def _in_capitals(match: re.Match) -> str:
@@ -145,7 +153,10 @@ def describe_stages(study: Study, folder: Path) -> str:
         return shown  # a record without its weights has curves and no pictures
     figure = draw_photograph(net)
     plots.save(figure, folder / "scaoednet_stages.png")
-    alt = "One photograph after each stage, and below each the noise map of that stage beside the true one."
+    alt = (
+        "Above, a noisy photograph and the image after each stage, with its PSNR; below, the true noise map and that "
+        "of each stage, in gray levels. Only the last image was trained, so that earlier ones may have odd colours."
+    )
     return f"{shown}\n\n```{{image}} _generated/scaoednet_stages.png\n:alt: {alt}\n```\n\n{alt}"
 
 
@@ -177,7 +188,8 @@ def describe_parts(study: Study) -> str:
             waiting.append(f"`{experiment.name}`")
             continue
         neighbour = groups.get(NEIGHBOURS.get(experiment.name, ""))
-        cells = [experiment.variant]
+        beside = f"; beside it {neighbour.first['variant']}" if neighbour else ""
+        cells = [f"{experiment.variant}{beside}"]
         for column, digits in (("psnr_db", 2), ("noise_map_l1_255", 2)):
             own, other = (_find_last_stage(side, column) for side in (group, neighbour))
             cells.append("not measured" if own is None else f"{own.to_numpy().mean():.{digits}f}")
@@ -188,13 +200,15 @@ def describe_parts(study: Study) -> str:
         body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
     if not body:
         return NOT_YET
-    titles = ("network", "image, dB", "against its neighbour", "map, gray levels", "against its neighbour", *REAL)
+    against = "against the one beside it"
+    titles = ("network", "image, dB", against, "map, gray levels", against, *REAL)
     head = "".join(f"<th>{title}</th>" for title in titles)
     told = f"\n\nStill to be run: {', '.join(waiting)}." if waiting else ""
     return (
         '<div class="study-table"><table class="study"><caption>The last stage on kodak24 with signal-dependent noise, '
-        "and PSNR in dB on real noise. A smaller error of the map is better. Neighbours differ in one thing; intervals "
-        f"are of 95 %</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{told}"
+        f"and PSNR in dB on photographs with real noise ({', '.join(REAL)}). A smaller error of the map is better. A "
+        "network and the one beside it differ in one thing; intervals are of 95 %</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{told}"
     )
 
 
@@ -263,12 +277,15 @@ def draw_photograph(net, photograph: str = "astronaut") -> Figure:
     estimates += [Estimate(image[0], noise_map[0]) for image, noise_map in net(noisy[None], every_stage=True)]
     figure = Figure(figsize=(plots.WIDTH_IN, 2.9), layout="constrained")
     cells = figure.subplots(2, len(estimates), squeeze=False)
-    low, high = float(truth[window].min()), float(truth[window].max())
+    low, high = 255 * float(truth[window].min()), 255 * float(truth[window].max())
     for column, estimate in enumerate(estimates):
-        title = f"stage {column}" if column else "noisy, true map"
+        reached = psnr_db(sample.clean[window], estimate.image[window].clamp(0, 1))
+        title = f"{f'stage {column}' if column else 'noisy'}\n{reached:.1f} dB"
         cells[0, column].imshow(np.moveaxis(estimate.image[window].clamp(0, 1).numpy(), 0, 2))
         cells[0, column].set_title(title, fontsize=8)
-        cells[1, column].imshow(estimate.noise_map[window][0].numpy(), cmap="viridis", vmin=low, vmax=high)
+        noise_map_255 = 255 * estimate.noise_map[window][0].numpy()
+        shown = cells[1, column].imshow(noise_map_255, cmap="viridis", vmin=low, vmax=high)
+    figure.colorbar(shown, ax=list(cells[1]), label="noise, gray levels", fraction=0.03, pad=0.01)
     for axes in cells.flat:
         axes.set_axis_off()
     return figure

@@ -92,7 +92,8 @@ def test_matrix_counts_every_claim_once_and_names_its_verdict(settled):
 
 def test_it_comes_first_and_is_seen(settled):
     glance = front_page.describe_glance(settled, verdicts.Study([], [], []))
-    assert glance.index("matrix") < glance.index("**SADNet**") < glance.index("Of the four methods")
+    assert glance.startswith("**Of ") and "values of the four methods' image quality, none is reproduced" in glance
+    assert glance.index("matrix") < glance.index("**SADNet**") < glance.index("Of the methods that the four are")
     assert "<details" not in glance
 
 
@@ -110,7 +111,7 @@ def test_what_waits_is_counted(settled):
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_no_word_is_cut_and_nothing_scrolls_sideways(settled, tmp_path, width):
     tables = front_page.render_matrix(settled)
-    tables += "".join(pages.describe_paper(settled, sources) for sources in pages.PAPERS.values())
+    tables += "".join(pages.describe_paper(settled, paper) for paper in pages.PAPERS)
     page = tmp_path / "page.html"
     page.write_text(
         f"<!doctype html><meta charset='utf-8'><style>{STYLE.read_text(encoding='utf-8')} body {{ font: 17px "
@@ -181,6 +182,35 @@ def test_sentences_do_not_say_that_a_small_network_refutes_a_paper(settled):
     settled["word"] = NOT_TESTABLE
     settled.loc["001-t3-kodak24-50-sadnet", "word"] = NOT_REPRODUCED
     limits = pages.describe_limits(settled, verdicts.Study([], [], []))
-    assert "no value of image quality could be reproduced" in limits and "Of the 1 claims" in limits
-    settled.loc["001-t3-kodak24-50-sadnet", "word"] = REPRODUCED
-    assert "1 value of image quality" in pages.describe_limits(settled, verdicts.Study([], [], []))
+    assert "Of the 1 claims that were not reproduced" in limits and "do not refute the paper" in limits
+
+
+def test_whether_it_reproduced_is_answered_in_one_sentence(settled):
+    settled["word"] = NOT_TESTABLE
+    first, second = "001-t3-kodak24-50-sadnet", "001-t3-kodak24-30-sadnet"
+    answer = pages.describe_answer(settled, "SADNet")
+    assert re.fullmatch(
+        r"\*\*Of \d+ printed values of SADNet's image quality, none is reproduced and \d+ could not be tested.\*\*",
+        answer,
+    )
+    settled.loc[first, "word"] = NOT_REPRODUCED
+    answer = pages.describe_answer(settled, "SADNet")
+    assert "none is reproduced, 1 does not and" in answer and "nothing here was trained as long" in answer
+    settled.loc[[first, second], "word"] = REPRODUCED
+    answer = pages.describe_answer(settled, *pages.PAPERS)
+    assert "of the four methods' image quality, 2 are reproduced and" in answer and "trained as long" not in answer
+    other = "001-t3-kodak24-50-dncnn"
+    settled.loc[other, "word"] = REPRODUCED
+    assert pages.describe_answer(settled, *pages.PAPERS) == answer, "another method's value is none of the four's"
+    told = read(pages.describe_paper(settled, "SADNet"))
+    assert "Of the 3 claims below that are reproduced, 1 is a value of another method." in told
+
+
+def test_a_difference_that_a_seed_may_undo_is_a_hint(settled):
+    name = "004-order-fsm-dem-over-fsm-no-dem"
+    settled.loc[name, ["word", "difference", "reason"]] = ["direction reproduced", 0.08, f"+0.08 dB. {verdicts.HINT}"]
+    assert "DEM (+0.08 dB, a hint)" in read(front_page.describe_findings(settled, "ScaoedNet")).replace("\xa0", " ")
+    settled.loc[name, "reason"] = "+0.08 dB."
+    assert (
+        "hint" not in read(front_page.describe_findings(settled, "ScaoedNet")).replace("\xa0", " ").split("DEM")[1][:20]
+    )

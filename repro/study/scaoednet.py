@@ -291,7 +291,7 @@ def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
     stages = read_state(claim["variant"])["stages"]
     cost, further = _cost(stages), (_cost(3).macs - _cost(1).macs) / 2e9
     ours = cost.macs / 1e9
-    difference, tolerance = ours - claim["number"], verdicts.FLOPS_RELATIVE["ScaoedNet"] * claim["number"]
+    difference, tolerance = ours - claim["number"], verdicts.FLOPS_RELATIVE * claim["number"]
     word = REPRODUCED if verdicts.within(difference, tolerance) else NOT_REPRODUCED
     printed = ledger.find(study.claims, source="004", metric="flops", method="ScaoedNet")["number"].tolist()
     steps = " and ".join(f"{after - before:g}" for before, after in pairwise(printed))

@@ -226,6 +226,10 @@ def test_every_suspect_is_a_row_of_the_list_as_is_its_neighbour():
 
 
 def test_what_was_found_and_what_is_missing_is_said(make):
+    assert gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, [])).count("not measured yet") == 14
+    pair = [make(name, psnr, "gradnet", name) for name, psnr in (("gradnet-add", 26.0), ("gradnet-dncnn", 26.75))]
+    reason = gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, pair))
+    assert "- addition: -0.75 [-0.75, -0.75] dB at sigma 25 (`gradnet-add`);" in reason
     told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
     assert told.startswith("- Not compared with its neighbour yet: `gradnet-naive-residual`")
     assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))

@@ -72,6 +72,7 @@ def test_the_headline_names_the_methods_that_are_ahead_and_no_state_of_the_ablat
     states = [make_record(f"s-{name}", 29.0 + SPREAD, variant=name) for name in ("none", "context")]
     study = Study(LEDGER, EXPERIMENTS, [ours, *others, *states])
     headline = pages.describe_headline(LEDGER.join(settle_all(study).drop(columns="id")), study)
+    assert headline.count("29.00 dB") == 1 and "at the cpu budget **29.00 dB**, 0.64 dB below the printed" in headline
     assert "ahead of DnCNN and FFDNet, too; this one is not (-0.10 dB and -0.10 dB, image by image)" in headline
     assert pages._enumerate(["a", "b", "c"]) == "a, b and c" and pages._enumerate(["a"]) == "a"
 
@@ -90,11 +91,12 @@ def test_what_ours_has_seen_is_told_in_pixels_of_what_is_published(make_record):
     record = make(make_record, "sadnet-colour-50", 29.0, 27.0)
     record["data"].append({"name": "bsd400", "images": 400, "sha256": ""})
     told = pages.describe_shortfall(
-        Study(LEDGER, EXPERIMENTS, [record]), "Why?", "sadnet-colour-50*", "sadnet-colour-50-paper"
+        Study(LEDGER, EXPERIMENTS, [record]), "Why?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The paper's"
     )
     assert told.startswith("**Why?** `sadnet-colour-50` saw 10,000 steps of 8 patches of 64², cut from 392 photographs")
-    assert "one pixel for 768 of the 960,000 steps of 16 patches of 128² that are published." in told
-    assert "No network" in pages.describe_shortfall(Study(LEDGER, EXPERIMENTS, []), "", "*", "sadnet-colour-50-paper")
+    assert told.endswith("The paper's training has 960,000 steps of 16 patches of 128²: 768 times as many pixels.")
+    none = Study(LEDGER, EXPERIMENTS, [])
+    assert "No network" in pages.describe_shortfall(none, "", "*", "sadnet-colour-50-paper", "The paper's")
 
 
 def test_threads_and_precision_are_told_where_they_differ(make_record):

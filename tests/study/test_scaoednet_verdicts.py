@@ -1,5 +1,6 @@
 """Rules for the claims of the slides about ScaoedNet."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -75,9 +76,10 @@ def _statements(frame, table):
 
 
 @pytest.mark.parametrize(("stages", "ours"), [(1, 206.83), (3, 629.90), (5, 1052.96)])
-def test_costs_are_within_three_per_cent_and_their_steps_are_told(stages, ours):
+def test_costs_are_two_per_cent_below_the_slides_and_their_steps_are_told(stages, ours):
     verdict = settled(f"004-cost-stages-{stages}-flops")
-    assert (verdict.word, verdict.ours) == (REPRODUCED, pytest.approx(ours, abs=0.005))
+    assert (verdict.word, verdict.ours) == (NOT_REPRODUCED, pytest.approx(ours, abs=0.005))
+    assert verdict.difference / LEDGER.loc[verdict.id, "number"] == pytest.approx(-0.02, abs=0.005)
     assert "428 and 431" in verdict.reason
     assert "423.06" in verdict.reason
 
@@ -224,9 +226,11 @@ def test_the_chapter_without_and_with_a_network(make_run, tmp_path):
 
 def test_the_photograph_after_every_stage():
     net = repro.build("scaoednet", width=4, blocks=1, stages=3).eval()
-    panels = stage_pages.draw_photograph(net).axes
-    assert [axes.get_title("left") for axes in panels[:4]] == ["noisy, true map", "stage 1", "stage 2", "stage 3"]
-    assert all(len(axes.images) == 1 for axes in panels)
+    *panels, scale = stage_pages.draw_photograph(net).axes
+    titles = [axes.get_title("left").split("\n") for axes in panels[:4]]
+    assert [name for name, _ in titles] == ["noisy", "stage 1", "stage 2", "stage 3"]
+    assert all(re.fullmatch(r"\d+\.\d dB", reached) for _, reached in titles)
+    assert all(len(axes.images) == 1 for axes in panels) and scale.get_ylabel() == "noise, gray levels"
 
 
 # --- measuring

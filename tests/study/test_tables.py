@@ -89,7 +89,7 @@ def test_the_ledger_and_the_evaluations(study, settled):
 
 def test_tolerances_are_those_the_verdicts_use():
     text = tables.list_tolerances().to_string()
-    for number in ("0.05 dB", "1%", "3%", "95%"):
+    for number in ("0.05 dB", "1%", "95%"):
         assert number in text
 
 

@@ -6,7 +6,7 @@ import typer
 from repro import cli, files, offsets
 from repro.errors import ReproError
 from repro.study import claims, experiments, records, verdicts
-from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Group, Study, settle
+from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Group, Study, settle
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 PRINTED = 29.64  # SADNet, Kodak24, sigma 50
@@ -56,6 +56,19 @@ def test_an_ordering_needs_an_interval_that_excludes_zero(make_record, gain, wor
     verdict = settled("001-order-kodak24-50-over-ridnet", ours, other)
     assert verdict.word == word, verdict.reason
     assert verdict.low <= verdict.difference <= verdict.high
+
+
+def test_an_ordering_that_another_seed_may_undo_is_a_hint(make_record):
+    other = make_record("other", 29 + SPREAD, method="ridnet", steps=0)
+    ours = make_record("ours", 29.05 + SPREAD)
+    verdict = settled("001-order-kodak24-50-over-ridnet", ours, other)
+    assert verdict.word == DIRECTION and verdict.reason.endswith(f" {HINT}")
+    again = make_record("ours", 29.05 + SPREAD, seed=1)
+    assert HINT not in settled("001-order-kodak24-50-over-ridnet", ours, again, other).reason
+    ahead = make_record("ahead", 29.2 + SPREAD)
+    assert HINT not in settled("001-order-kodak24-50-over-ridnet", ahead, other).reason
+    behind = make_record("behind", 28.95 + SPREAD)
+    assert HINT not in settled("001-order-kodak24-50-over-ridnet", behind, other).reason
 
 
 def test_an_ordering_waits_for_nothing_where_the_other_side_has_no_weights(make_record):
