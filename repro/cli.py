@@ -265,7 +265,10 @@ def train(
             from repro.study import experiments
 
             entry = experiments.get(experiment)
-            config = replace(entry.train_config(entry.seeds[0]), **given)
+            own = entry.train_config(entry.seeds[0])
+            if "sizes" in given:
+                given["sizes"] = own.sizes | given["sizes"]
+            config = replace(own, **given)
             if out is None and set(given) - {"seed"}:
                 raise ReproError("With settings of its own a run needs a folder of its own: name it with --out.")
             out = out or files.runs() / experiment / f"seed{config.seed}"
@@ -275,6 +278,8 @@ def train(
             # A run that was begun keeps what is not given; before its first checkpoint it can still be another one.
             begun = (out / "config.json").exists() and (not given or any(out.glob("[!.]*.safetensors")))
             stored = json.loads((out / "config.json").read_text()) if begun else {}
+            if "sizes" in given:
+                given["sizes"] = stored.get("sizes", {}) | given["sizes"]
             config = TrainConfig(**stored | given)
     except (TypeError, ValueError, OSError) as error:
         raise ReproError(f"These settings do not make a run: {error}.") from None
@@ -584,7 +589,6 @@ def campaign(
     listed: Listed = None,
 ) -> None:
     """Run what is missing of the study. Kill it at any moment; the same command goes on."""
-    from repro import files
     from repro.study import campaign as study
     from repro.study import experiments
 
@@ -603,11 +607,6 @@ def campaign(
             _complain(str(error))
             raise typer.Exit(130) from None
         typer.echo(f"The {hours:g} hours are over; the same command goes on.")  # as was asked
-    finally:  # what was finished is in the verdicts by now
-        if results in (None, files.results()):
-            from repro import readme
-
-            readme.save()
 
 
 @app.command(cls=Command)

@@ -328,7 +328,8 @@ def evaluate(
     - ``limit``: only the first images.
     - ``device``: the network is moved there, and back afterwards. Images too large for it at once are denoised in
       tiles, as in :func:`denoise`, except by a network with global means: whose result tiles would change.
-    - ``progress``: called with each row; left out, there is a bar on a terminal.
+    - ``progress``: called with each row that is measured, not with those of the journal; left out, there is a bar on
+      a terminal.
     - ``journal``: a file that gets each row as soon as it is measured. Images that it has already are not measured
       again, so that hours of a slow filter outlive an interruption. It belongs to one network and one set of options.
 
@@ -456,11 +457,14 @@ def _replace_corner(image: Tensor, corner: Tensor) -> Tensor:
     return image
 
 
-def _samples(net: Denoiser, dataset: str | Iterable[Sample], limit: int | None) -> tuple[str, int, Iterable[Sample]]:
+def _samples(
+    net: Denoiser, dataset: str | Path | Iterable[Sample], limit: int | None
+) -> tuple[str, int, Iterable[Sample]]:
     """Name, number and samples of a set; those of the catalogue are read one by one."""
-    if not isinstance(dataset, str):
+    if not isinstance(dataset, str | Path):
         given = list(dataset)[:limit]
         return "samples", len(given), given
+    dataset = str(dataset)
     colour = "L" if net.sizes.channels == 1 else "RGB"
     return dataset, len(catalog.paths(dataset)[:limit]), catalog.samples(dataset, colour, limit)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from repro.data import noise
 from repro.data.catalog import Sample
+from repro.data.images import crop_centre
 from repro.errors import ReproError, unknown_name
 from repro.metrics import psnr_db
 from repro.models.base import Denoiser
@@ -33,8 +34,9 @@ def measure(
 ) -> pd.DataFrame:
     """One row per image, noise level and kind of gradient, on the central 256 x 256 of each sample.
 
-    Kinds: the network's ``own`` naive estimate's; ``zero`` everywhere; its own, pixels ``shuffled``; that of the
-    ``noisy`` image; of ``bm3d`` told the true level; of the ``clean`` image. Columns: image, sigma_255, gradient,
+    Kinds: the network's ``own`` naive estimate's (the noisy image's, where it has none, as after a training with the
+    clean image); ``zero`` everywhere; its own, pixels ``shuffled``; that of the ``noisy`` image; of ``bm3d`` told the
+    true level; of the ``clean`` image. Columns: image, sigma_255, gradient,
     psnr_db (in float, output clipped), gradient_loss (the mean of |difference of G_H| + |difference of G_V| to
     the clean image, of the output as it is), gradient_loss_displayed (divided by 48: 003's curve divides a sum
     over batches by the number of samples, and most of its networks have batches of 48).
@@ -52,7 +54,7 @@ def measure(
         net.eval()
         with torch.no_grad():
             for sample in samples:
-                clean = _centre(sample.clean)[None]
+                clean = crop_centre(sample.clean, SIDE)[None]
                 for level in levels_255:
                     noisy = noise.fixed_gaussian_noise(clean[0], sample.name, level)[None]
                     for kind in kinds:
@@ -109,9 +111,3 @@ def _shuffle(gradient: Tensor) -> Tensor:
     """The same values at other places, the three channels of a pixel together."""
     order = np.random.default_rng(0).permutation(gradient[0, 0].numel())
     return gradient.flatten(2)[:, :, torch.from_numpy(order).to(gradient.device)].reshape(gradient.shape)
-
-
-def _centre(image: Tensor) -> Tensor:
-    height, width = (min(SIDE, side) for side in image.shape[1:])
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width]

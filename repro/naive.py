@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from repro import files
+from repro.errors import ReproError
 from repro.models.base import Denoiser
 
 FORMAT = 1  # of what is kept, and of this package's own part in it: another number, and all is made anew
@@ -64,6 +65,7 @@ def _recall_one(denoiser: Denoiser, folder: Path, noisy: Tensor, sigma: float | 
             return kept
     estimate = denoiser(noisy[None], sigma=sigma)[0] if denoiser.needs_sigma else denoiser(noisy[None])[0]
     estimate = estimate.half()
-    with files.write_atomically(path) as temporary, temporary.open("wb") as file:
+    # A full disk costs time, not a run.
+    with suppress(ReproError, OSError), files.write_atomically(path) as temporary, temporary.open("wb") as file:
         np.save(file, estimate.numpy())
     return estimate.float()

@@ -54,6 +54,7 @@ from repro.allocator import begin_peak, keep_freed_memory, measure_peak_mib
 from repro.checkpoint import NAME as CHECKPOINT
 from repro.checkpoint import newest_checkpoint, write_checkpoint
 from repro.data import catalog, noise, official
+from repro.data.images import crop_centre
 from repro.data.patches import Patches, Photograph, read_photographs
 from repro.errors import ReproError
 from repro.files import locked, write_atomically
@@ -668,7 +669,7 @@ def _photographs(config: TrainConfig, keyword: str, level: float) -> tuple[list[
     kept = len(found) - _count_held_out(config, config.data, len(found))
     corrupt, validation = noise.FIXED[keyword], []
     for photograph in found[kept:]:
-        clean = _centre(photograph.clean, VALIDATION_SIZE).to(torch.float32) / 255
+        clean = crop_centre(photograph.clean, VALIDATION_SIZE).to(torch.float32) / 255
         noisy = corrupt(clean, photograph.name, level, clip=config.clip, round_8bit=config.round_8bit)
         validation.append((noisy, clean))
     return [photograph.clean for photograph in found[:kept]], validation
@@ -682,7 +683,7 @@ def _pairs(config: TrainConfig) -> tuple[list[tuple[Tensor, Tensor]], list[tuple
     pairs = [(photograph.noisy, photograph.clean) for photograph in found]
     training = [pair for index, pair in enumerate(pairs) if index not in apart]
     validation = [
-        tuple(_centre(image, VALIDATION_SIZE).to(torch.float32) / 255 for image in pairs[index])
+        tuple(crop_centre(image, VALIDATION_SIZE).to(torch.float32) / 255 for image in pairs[index])
         for index in sorted(apart)[:held_out]
     ]
     return training, validation
@@ -742,12 +743,6 @@ def _start_parts(net: nn.Module, results: Path | None) -> None:
             net.get_submodule(part).load_state_dict(load(weights, results=results).state_dict())
         except RuntimeError as error:
             raise ReproError(f"{weights} does not fit the part {part!r} of this {net.name}.") from error
-
-
-def _centre(image: Tensor, size: int) -> Tensor:
-    height, width = (min(size, side) for side in image.shape[1:])
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width].contiguous()
 
 
 def offset_columns(net: nn.Module) -> dict[str, tuple[str, str]]:
@@ -836,7 +831,11 @@ def _write_json(path: Path, content: dict) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect."""
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect.
+
+    One that did not end the block as :class:`Interrupted`, since the last step was done or something else went wrong,
+    is sent on afterwards to a handler of the caller's: who trains one network after the other must hear of it.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may install handlers
@@ -847,11 +846,17 @@ def _signals() -> Iterator[list[int]]:
         signal.signal(number, before[number])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = False
     try:
         yield caught
+    except Interrupted:
+        heeded = True
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if caught and not heeded and before[caught[-1]] not in (signal.SIG_DFL, signal.default_int_handler):
+            signal.raise_signal(caught[-1])
 
 
 @contextmanager

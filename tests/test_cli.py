@@ -401,6 +401,16 @@ def test_train_gray_and_settings_that_are_none(tmp_path):
     assert "--out" in failure("train", "--experiment", "smoke-colour", "--steps", "2")
 
 
+def test_a_size_that_is_given_leaves_the_others_of_an_experiment_as_they_are(tmp_path, monkeypatch):
+    from repro import train
+
+    begun = []
+    monkeypatch.setattr(train, "train", lambda config, folder, **_: begun.append(config) or folder)
+    call("train", "--experiment", "gradnet-impl-dncnn", "--size", "width=32", "--out", tmp_path / "run")
+    own = experiments.get("gradnet-impl-dncnn").sizes
+    assert begun[0].sizes == own | {"width": 32} and "naive_weights" in own
+
+
 def test_train_stops_at_nan_and_says_where(tmp_path):
     sentence = failure("train", *QUICK, "--out", tmp_path / "run", "--steps", "30", "--lr", "1e38")
     assert "step" in sentence

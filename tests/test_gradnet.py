@@ -457,6 +457,15 @@ def test_a_damaged_naive_image_is_made_again(tmp_path, left):
     assert len(denoiser.calls) == 2
 
 
+def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path):
+    place = tmp_path / "full"
+    place.write_text("a file where the folder should be")
+    denoiser, noisy, sigma = Counted(), torch.rand(1, 3, 5, 4), torch.tensor([0.1])
+    for _ in range(2):
+        torch.testing.assert_close(naive.recall(denoiser, noisy, sigma, place), noisy / 3 + 0.1, atol=5e-4, rtol=0)
+    assert len(denoiser.calls) == 2
+
+
 def test_training_with_a_slow_filter_uses_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
     about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "validate_every": 1}

@@ -51,6 +51,9 @@ def test_a_crop_is_no_larger_than_its_image():
     clean, estimate = photograph_and_estimate(3)
     assert psnr_of_crops_db(clean, estimate, 99).item() == pytest.approx(psnr_db(clean, estimate, "truncated"))
     assert np.isposinf(psnr_of_crops_db(clean, clean, 5)).all()
+    estimate[..., :9, :9] = clean[..., :9, :9]
+    with np.errstate(all="raise"):
+        assert np.isposinf(psnr_of_crops_db(clean, estimate, 5)[:5, :5]).all()
     with pytest.raises(ValueError, match="side"):
         psnr_of_crops_db(clean, estimate, 0)
 

@@ -587,7 +587,7 @@ def test_validation_is_in_the_noise_that_is_trained_for(model, sizes, loss, corr
     train(config, tmp_path / "run", progress=lambda row: None, device="cpu")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     *_, held_out = catalog.samples("embedded-train")
-    clean = training._centre(held_out.clean, training.VALIDATION_SIZE)
+    clean = training.crop_centre(held_out.clean, training.VALIDATION_SIZE)
     expected = training.psnr_db(clean, corrupt(clean, held_out.name))
     assert summary["validation_psnr_noisy_db"] == pytest.approx(expected, abs=1e-4)
     assert math.isfinite(summary["validation_psnr_db"])

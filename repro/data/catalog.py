@@ -31,7 +31,7 @@ from torch import Tensor
 
 from repro import files as places
 from repro.data import official
-from repro.data.images import is_image, luma, read_image
+from repro.data.images import crop_centre, is_image, luma, read_image
 from repro.errors import ReproError, unknown_name
 
 
@@ -249,7 +249,9 @@ def samples(name: str, colour: str | None = "RGB", limit: int | None = None) -> 
         return
     crop = DATASETS[name].crop if name in DATASETS else None
     for image, clean, noisy in paths(name)[:limit]:
-        pair = [_centre(read_image(path, colour), crop) if path else None for path in (clean, noisy)]
+        pair = [read_image(path, colour) if path else None for path in (clean, noisy)]
+        if crop is not None:
+            pair = [crop_centre(image, crop) if image is not None else None for image in pair]
         if noisy and pair[0].shape != pair[1].shape:
             seen, true = (f"{side.shape[2]} x {side.shape[1]}" for side in reversed(pair))
             raise ReproError(f"{image} of {name} is {seen} pixels where it is noisy and {true} where it is clean.")
@@ -315,13 +317,6 @@ def _plain(path: str) -> str:
 
 def _images_in(where: Path) -> list[str]:
     return sorted(path.relative_to(where).as_posix() for path in where.rglob("*") if is_image(path, where))
-
-
-def _centre(image: Tensor, side: int | None) -> Tensor:
-    if side is None:
-        return image
-    top, left = ((length - side) // 2 for length in image.shape[-2:])
-    return image[..., top : top + side, left : left + side].contiguous()
 
 
 def _cache(entry: DataSet) -> Path:

@@ -169,6 +169,13 @@ def luma(image_rgb: Tensor) -> Tensor:
     return (gray + 0.5).floor().clamp(0, 255).to(image_rgb.dtype) / 255
 
 
+def crop_centre(image: Tensor, side: int) -> Tensor:
+    """The central square [..., side, side] of [..., H, W]; a side of the image that is shorter stays whole."""
+    height, width = (min(side, length) for length in image.shape[-2:])
+    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+    return image[..., top : top + height, left : left + width].contiguous()
+
+
 def _decode(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | None]:
     """Pixels uint8 or uint16 [H, W, C], C = 1 or 3, one more where there is transparency; and the ICC
     profile."""

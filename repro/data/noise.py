@@ -36,9 +36,9 @@ def add_gaussian_noise(
     ``generator``, or from torch's global one. Raises ``TypeError`` for integer images and ``ValueError`` for
     a negative sigma.
     """
-    _check(clean, sigma_255)
+    require_floats(clean, sigma_255)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-    return _store(clean + noise * (sigma_255 / 255), clip, round_8bit)
+    return keep_range(clean + noise * (sigma_255 / 255), clip, round_8bit)
 
 
 def add_poisson_noise(clean: Tensor, events: float | Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -47,7 +47,7 @@ def add_poisson_noise(clean: Tensor, events: float | Tensor, *, generator: torch
     Never clipped: bright pixels exceed 1. Arguments and draws as in :func:`add_gaussian_noise`; ``events`` must
     be more than 0.
     """
-    _check(clean, 0)
+    require_floats(clean, 0)
     events = torch.as_tensor(events, dtype=clean.dtype, device=clean.device)
     _check_events(events)
     return torch.poisson(clean.clamp_min(0) * events, generator=generator) / events
@@ -60,7 +60,7 @@ def add_impulse_noise(clean: Tensor, alpha: float | Tensor, *, generator: torch.
     Arguments and draws as in :func:`add_gaussian_noise`; ``alpha`` lies in [0, 1], and as a tensor broadcasts to
     ``clean`` ([B, 1, 1, 1] for one share per image).
     """
-    _check(clean, 0)
+    require_floats(clean, 0)
     _check_alpha(alpha)
     like = {"generator": generator, "dtype": clean.dtype, "device": clean.device}
     chance = torch.rand((*clean.shape[:-3], 1, *clean.shape[-2:]), **like)
@@ -82,10 +82,10 @@ def fixed_gaussian_noise(
     other images, of library versions or of the platform, so that every method and every machine denoises the
     same pixels. See :func:`unit_noise`. ``clean`` and the options are those of :func:`add_gaussian_noise`.
     """
-    _check(clean, sigma_255)
+    require_floats(clean, sigma_255)
     noise = torch.from_numpy(unit_noise(tuple(clean.shape), name, sigma_255, seed))
     noise = noise.to(device=clean.device, dtype=clean.dtype)
-    return _store(clean + noise * (sigma_255 / 255), clip, round_8bit)
+    return keep_range(clean + noise * (sigma_255 / 255), clip, round_8bit)
 
 
 def fixed_poisson_noise(
@@ -103,12 +103,12 @@ def fixed_poisson_noise(
     distribution of that value's mean. Arguments otherwise as in :func:`fixed_gaussian_noise`, errors as in
     :func:`add_poisson_noise`; neither clipped nor rounded unless asked for.
     """
-    _check(clean, 0)
+    require_floats(clean, 0)
     _check_events(events)
     uniform = uniform_numbers(clean.numel(), f"{name}|poisson {float(events)}|{int(seed)}")
     mean = clean.detach().double().cpu().clamp_min(0).flatten().numpy() * events
     counts = torch.from_numpy(count_events(mean, uniform)).reshape(clean.shape)
-    return _store((counts / events).to(device=clean.device, dtype=clean.dtype), clip, round_8bit)
+    return keep_range((counts / events).to(device=clean.device, dtype=clean.dtype), clip, round_8bit)
 
 
 def count_events(mean: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -141,12 +141,12 @@ def fixed_impulse_noise(
     Uniform numbers (key ``"name|impulse alpha|seed"``) are first H * W chances, then the C * H * W new values.
     Clipping changes nothing here; rounding does. Errors as in :func:`add_impulse_noise`.
     """
-    _check(clean, 0)
+    require_floats(clean, 0)
     _check_alpha(alpha)
     channels, height, width = clean.shape
     uniform = uniform_numbers((1 + channels) * height * width, f"{name}|impulse {float(alpha)}|{int(seed)}")
     uniform = torch.from_numpy(uniform).reshape(1 + channels, height, width).to(clean.device)
-    return _store(torch.where(uniform[:1] < alpha, uniform[1:].to(clean.dtype), clean), clip, round_8bit)
+    return keep_range(torch.where(uniform[:1] < alpha, uniform[1:].to(clean.dtype), clean), clip, round_8bit)
 
 
 # The evaluation noise of each family, by the keyword that names its level.
@@ -173,13 +173,15 @@ def uniform_numbers(count: int, text: str) -> np.ndarray:
     return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def _store(noisy: Tensor, clip: bool, round_8bit: bool) -> Tensor:
+def keep_range(noisy: Tensor, clip: bool, round_8bit: bool) -> Tensor:
+    """``noisy`` as it is, clipped to [0, 1], or clipped and rounded to 8 bits."""
     if round_8bit:
         return (noisy * 255).round().clamp(0, 255) / 255
     return noisy.clamp(0, 1) if clip else noisy
 
 
-def _check(clean: Tensor, sigma_255: float | Tensor) -> None:
+def require_floats(clean: Tensor, sigma_255: float | Tensor) -> None:
+    """TypeError for an image of whole numbers, ValueError for a level that is below 0 or none."""
     if not clean.is_floating_point():
         raise TypeError(f"noise is added to floating-point images in [0, 1], got {clean.dtype}")
     if not bool((torch.as_tensor(sigma_255) >= 0).all()):  # written so that NaN fails too

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from scipy.special import ndtri
 from torch import Tensor, nn
 
-from repro.data.noise import uniform_numbers
+from repro.data.noise import keep_range, require_floats, uniform_numbers
 from repro.errors import ReproError
 from repro.models.base import Denoiser
 
@@ -561,11 +561,10 @@ def fixed_pixelwise_noise(
     distribution, the noise. Clipped and rounded as in :mod:`repro.data.noise`; 003 clips.
     """
     low, high = (float(level) for level in levels_255)
+    require_floats(clean, min(low, high))
     uniform = uniform_numbers(2 * clean.numel(), f"{name}|levels {low} {high}|{int(seed)}").reshape(2, *clean.shape)
     drawn = torch.from_numpy((low + (high - low) * uniform[0]) / 255 * ndtri(uniform[1]))
-    noisy = clean + drawn.to(clean)
-    noisy = noisy.clamp(0, 1) if clip or round_8bit else noisy
-    return (noisy * 255).round() / 255 if round_8bit else noisy
+    return keep_range(clean + drawn.to(clean), clip, round_8bit)
 
 
 def _redraw(noisy: Tensor, clean: Tensor, real: Tensor | None) -> Tensor:

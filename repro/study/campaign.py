@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -89,7 +90,10 @@ def run(
     chosen = choose(experiments, budget, only)
     written, failed = [], []
     with _ending(hours):
-        for experiment, seed in _order(chosen, as_given=bool(only)):
+        waiting = deque(_order(chosen, as_given=bool(only)))
+        put_off: set[str] = set()
+        while waiting:
+            experiment, seed = waiting.popleft()
             state = _describe(experiment, seed, results)["state"]
             name = f"{experiment.name} seed {seed}"
             if state in ("done", "outdated", "running"):
@@ -98,6 +102,12 @@ def run(
                     say(f"{name}: its record is of other settings than the list's; remove {home} to redo it.")
                 if state == "running":
                     say(f"{name}: another process works on it.")
+                continue
+            elsewhere = [need for need in _running_needs(experiment, experiments, results) if name not in put_off]
+            if elsewhere:
+                say(f"{name}: waits for {', '.join(elsewhere)}, on which another process works; its turn comes last.")
+                put_off.add(name)
+                waiting.append((experiment, seed))
                 continue
             say(f"{name}: {experiment.why} [{state}]")
             try:
@@ -135,6 +145,13 @@ def _order(experiments: list[Experiment], as_given: bool = False) -> list[tuple[
         place(experiment)
     most = max((len(experiment.seeds) for experiment in experiments), default=0)
     return [(e, e.seeds[rank]) for rank in range(most) for e in ordered.values() if rank < len(e.seeds)]
+
+
+def _running_needs(experiment: Experiment, experiments: list[Experiment], results: Path) -> list[str]:
+    """What an experiment needs of those that another process is working on."""
+    listed = {other.name: other for other in experiments}
+    needs = [listed[name] for name in experiment.needs if name in listed]
+    return [need.name for need in needs if _describe(need, need.seeds[0], results)["state"] == "running"]
 
 
 def _renew_verdicts(say: Callable[[str], None]) -> None:
@@ -438,6 +455,13 @@ def _note_environment(folder: Path) -> None:
 
 
 def _describe(experiment: Experiment, seed: int, results: Path) -> dict:
+    try:
+        return _look_at(experiment, seed, results)
+    except FileNotFoundError:  # another process has just finished the run, and removed what it no longer needs
+        return _look_at(experiment, seed, results)
+
+
+def _look_at(experiment: Experiment, seed: int, results: Path) -> dict:
     row = {"experiment": experiment.name, "seed": seed, "budget": experiment.budget, "state": "waiting"}
     row |= {"steps": 0, "seconds": 0.0, "seconds_training": 0.0, "steps_planned": 0, "seconds_planned": 0.0}
     row |= {"needs": list(experiment.needs)}

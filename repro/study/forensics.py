@@ -124,7 +124,7 @@ class Effect:
     @property
     def same_network(self) -> bool:
         """Whether one network was scored in two ways, in one experiment or two; else there are two networks."""
-        return self.first is self.second or _networks(self.first) == _networks(self.second)
+        return _networks(self.first).keys() == _networks(self.second).keys()
 
     @property
     def tolerance(self) -> float:
@@ -161,13 +161,24 @@ class Effect:
         return f"two trainings of {length} steps, {first} seed{'' if first == 1 else 's'} each"
 
 
-def _networks(group: Group) -> set[str]:
-    """The published files of a group's networks."""
-    published = [record["hyperparameters"].get("weights") for record in group.records]
-    trained = [f"{record['experiment']}-seed{record['seed']}" for record in group.records]
-    names = {found["value"] if found else name for found, name in zip(published, trained, strict=True)}
-    # A row may name weights without their seed, which is then the first.
-    return {name if re.search(r"-seed\d+$", name) else f"{name}-seed0" for name in names}
+def _networks(group: Group) -> dict[str, Record]:
+    """A group's records by the published files of their networks."""
+    found = {}
+    for record in group.records:
+        weights = record["hyperparameters"].get("weights")
+        name = weights["value"] if weights else record.name
+        # A row may name weights without their seed, which is then the first.
+        found[name if re.search(r"-seed\d+$", name) else f"{name}-seed0"] = record
+    return found
+
+
+def _share_networks(first: Group, second: Group) -> tuple[Group, Group]:
+    """The two groups; where one was scored on some of the other's networks, both without the rest."""
+    one, other = _networks(first), _networks(second)
+    shared = [name for name in one if name in other]
+    if len(shared) != min(len(one), len(other)):
+        return first, second
+    return Group(tuple(one[name] for name in shared)), Group(tuple(other[name] for name in shared))
 
 
 @dataclass(frozen=True)
@@ -273,12 +284,12 @@ def measure(comparison: Comparison, study: Study) -> Effect | Gap:
     sides = (comparison.a, comparison.b)
     if missing := tuple(dict.fromkeys(side.experiment for side in sides if side.experiment not in groups)):
         return Gap(comparison, missing)
-    first, second = (groups[side.experiment] for side in sides)
+    first, second = _share_networks(*(groups[side.experiment] for side in sides))
     if surplus := _foreign_settings(first, second, comparison.differs):
         return Gap(comparison, reason=f"the two runs also differ in {', '.join(surplus)}")
     values = []
     for side, group in zip(sides, (first, second), strict=True):
-        columns = {record.name: side.read(record) for record in group.records}
+        columns = {name: side.read(record) for name, record in _networks(group).items()}
         if any(column is None for column in columns.values()):
             return Gap(comparison, reason=f"the record of {side.experiment} has no {side.evaluation} {side.metric}")
         values.append(pd.concat(columns, axis=1))
@@ -291,7 +302,7 @@ def measure(comparison: Comparison, study: Study) -> Effect | Gap:
 
 def _foreign_settings(first: Group, second: Group, allowed: tuple[str, ...]) -> list[str]:
     """Training settings in which two groups differ, beyond the network, the seed and those allowed."""
-    if not (first.trained and second.trained) or _networks(first) == _networks(second):
+    if not (first.trained and second.trained) or _networks(first).keys() == _networks(second).keys():
         return []
     return find_differences(first.first.settings, second.first.settings, allowed)
 

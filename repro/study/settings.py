@@ -50,8 +50,11 @@ CONCATENATIONS = {
     **{f"Concat{i}": (f"decode{4 - i}.up", f"decode{4 - i}.fuse") for i in (1, 2, 3)},
     "Concat4": ("decode1.block.conv", "last"),
 }
-# The losses of GradNet differ in terms and in what is drawn, and are all of absolute differences.
-NORMS = {"l1": 1, "l2": 2, "consistency": 1, "consistency_sum": 1, "fidelity": 1, "oracle": 1}
+# The losses of GradNet differ in terms and in what is drawn; all but one are of absolute differences.
+NORMS = {
+    "l1": 1, "l2": 2, "consistency": 1, "consistency_sum": 1, "fidelity": 1, "oracle": 1, "pixelwise": 1,
+    "pixelwise_l2": 2,
+}  # fmt: skip
 # Printed setting -> the field of repro.train.TrainConfig.
 FIELDS = {
     "batch": lambda config: config.batch,

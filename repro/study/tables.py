@@ -174,13 +174,6 @@ def count_verdicts(study: Study, settled: pd.DataFrame) -> pd.DataFrame:
     return matrix.reindex(order).fillna(0).astype(int).rename_axis(index=None, columns=None)
 
 
-def list_claims(study: Study, settled: pd.DataFrame) -> pd.DataFrame:
-    """The ledger: every claim with its verdict, in the sources' order."""
-    columns = ["source", "table", "method", "variant", "dataset", "colour", "sigma_255", "metric", "value"]
-    columns += ["unit", "attributed_to", "note", "word", "ours", "difference", "budget", "reason", "command"]
-    return _join(study.claims, settled)[columns]
-
-
 def list_evaluations(study: Study) -> pd.DataFrame:
     """Every evaluation of every record: the same network under each noise and PSNR convention."""
     rows = []

@@ -223,7 +223,7 @@ def _is_hint(claim: pd.Series, verdict: Verdict, study: Study) -> bool:
     compared = set(verdict.evidence.split())
     if verdict.word != DIRECTION or claim["metric"] not in ledger.STATEMENTS or len(compared) < 2:
         return False
-    small = " dB" in verdict.reason and abs(verdict.difference or math.inf) < PSNR_TRAINED_HERE_DB
+    small = " dB" in verdict.reason and round(abs(verdict.difference or math.inf), 2) < PSNR_TRAINED_HERE_DB
     trained_once = (g for g in study.groups if g.trained and len(g.records) == 1 and g.names in compared)
     return small and any(trained_once)
 

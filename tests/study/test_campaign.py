@@ -17,7 +17,7 @@ from repro import files, weights
 from repro.errors import ReproError
 from repro.study import campaign, experiments, records
 from repro.study.experiments import Evaluation
-from repro.train import _signals
+from repro.train import Interrupted, _signals
 
 SMOKE = experiments.get("smoke-colour")
 TINY = replace(
@@ -263,9 +263,49 @@ def test_the_end_comes_again_where_it_was_lost(monkeypatch):
 def test_the_end_comes_once_where_training_takes_it(monkeypatch):
     """A second signal would end it in the middle of its checkpoint."""
     monkeypatch.setattr(campaign, "AGAIN_SECONDS", 0.1)
-    with campaign._ending(0.1 / 3600), _signals() as caught:
+    with pytest.raises(Interrupted), campaign._ending(0.1 / 3600), _signals() as caught:
         time.sleep(1)
+        raise Interrupted("Stopped after step 3.")
     assert caught == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("error", [None, ReproError("No such data.")])
+def test_an_end_that_comes_in_the_last_step_of_a_training_ends_the_campaign(monkeypatch, error):
+    """Such a training is finished, or fails by itself; what would come after it is not begun."""
+    monkeypatch.setattr(campaign, "AGAIN_SECONDS", 30)
+    begun = []
+    with pytest.raises(campaign.Stopped), campaign._ending(0.1 / 3600):
+        with suppress(ReproError), _signals():
+            time.sleep(1)
+            if error:
+                raise error
+        begun.append("the next")
+    assert not begun
+
+
+def test_what_needs_a_run_of_another_process_is_put_off_and_comes_last(tmp_path, monkeypatch):
+    needed, other = replace(TINY, name="needed"), replace(TINY, name="other")
+    needy = replace(TINY, name="needy", sizes=TINY.sizes | {"naive_weights": "needed"})
+    states = dict.fromkeys(("needed", "other", "needy"), "waiting") | {"needed": "running"}
+    monkeypatch.setattr(campaign, "_describe", lambda experiment, *_: {"state": states[experiment.name]})
+    done, said = [], []
+    monkeypatch.setattr(campaign, "carry_out", lambda experiment, *_: done.append(experiment.name) or tmp_path)
+    campaign.run(only=("needy", "other"), results=tmp_path, experiments=[needed, needy, other], say=said.append)
+    assert done == ["other", "needy"]
+    assert "needy seed 0: waits for needed, on which another process works; its turn comes last." in said
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_looked_at_again(tmp_path, monkeypatch):
+    looks = []
+
+    def look(*run):
+        looks.append(run)
+        if len(looks) == 1:
+            raise FileNotFoundError("evaluation-kodak24-50.csv")
+        return {"state": "done"}
+
+    monkeypatch.setattr(campaign, "_look_at", look)
+    assert campaign._describe(TINY, 0, tmp_path) == {"state": "done"} and len(looks) == 2
 
 
 def test_names_and_budgets_that_do_not_exist(tmp_path):

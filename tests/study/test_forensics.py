@@ -215,6 +215,13 @@ def test_a_published_network_scored_in_another_experiment_is_still_one_network(m
     assert effect.runs == "one network, two"
 
 
+def test_where_one_seed_was_scored_again_the_others_take_no_part(make_record):
+    seeds = [make_record("two", [value, value + 1], seed=k) for k, value in enumerate((30.0, 35.0))]
+    again = make_record("one", [29.0, 30.5], weights="two")
+    effect = forensics.measure(compare_experiments(), make_study(*seeds, again))
+    assert effect.same_network and effect.interval.mean == -0.75 and effect.runs == "one network, two"
+
+
 def test_seeds_are_averaged_and_their_spread_is_in_the_interval(make_record):
     seeds = [make_record("one", values, seed=k) for k, values in enumerate(([30.0, 32.0], [32.0, 30.0]))]
     effect = forensics.measure(compare_experiments(), make_study(*seeds, make_record("two", [30.0, 30.0])))
