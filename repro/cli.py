@@ -763,6 +763,19 @@ def bench_step(
     measure(model, _device(device), **shape, rounds=rounds, folder=out, echo=typer.echo)
 
 
+@bench_app.command("naive", cls=Command)
+def bench_naive(
+    batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 8,
+    patch: Annotated[int, typer.Option(min=16, help="Their side in pixels.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements per row.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
+) -> None:
+    """What BM3D as naive denoiser adds to a training step of GradNet, beside a DnCNN. About a minute."""
+    from repro.benchmark_naive import bench_naive as measure
+
+    measure(batch=batch, patch=patch, rounds=rounds, folder=out, echo=typer.echo)
+
+
 @app.command(cls=Command)
 def doctor() -> None:
     """What this machine has: versions, devices, which deformable convolution runs and why, data, disk."""

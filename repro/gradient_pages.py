@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 import repro
-from repro import camera_noise, gradients, plots
+from repro import camera_noise, gradients, plots, timing
 from repro.data import catalog, noise
 from repro.metrics import psnr_db
 from repro.models import MODELS
@@ -117,6 +117,16 @@ def describe_suspects(study: Study) -> str:
         "intervals"
     )
     return render_rows(caption, columns)
+
+
+def describe_naive_times() -> str:
+    """A training step and what each naive denoiser adds to it: a line for each device that `repro bench naive` saw."""
+    lines = []
+    for about, table in timing.load("naive"):
+        took = table.set_index("what")["seconds"]
+        each = "; ".join(f"{name} {seconds:.2f} s" for name, seconds in took.items())
+        lines.append(f"- {about['batch']} patches of {about['patch']} pixels on {about['device']}: {each}.")
+    return "\n".join(lines) or "Not measured yet: `repro bench naive`."
 
 
 def describe_reason(study: Study) -> str:

@@ -74,6 +74,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "ssdn_recipe": lambda: blindspot_pages.describe_recipe(study),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
+        "gradnet_naive_times": gradient_pages.describe_naive_times,
         "gradnet_reason": lambda: gradient_pages.describe_reason(study),
         "gradnet_findings": lambda: gradient_pages.describe_findings(study),
         "gradnet_real": lambda: gradient_pages.describe_real(study),
