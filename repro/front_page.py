@@ -46,7 +46,7 @@ FINDINGS = {
 GAPS = {
     "002-direction-matches-at-best-kodak": "ours against N2C",
     "002-direction-clipping-defeats-estimation": "without clipping",
-    "003-direction-kodak24-50-exchanged-gradients": "ours by",
+    "003-direction-kodak24-50-exchanged-gradients": "here",
     "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "without it",
     "004-order-nfae-over-none": "nearer by",
 }
