@@ -166,7 +166,7 @@ def _networks(group: Group) -> dict[str, Record]:
     found = {}
     for record in group.records:
         weights = record["hyperparameters"].get("weights")
-        name = weights["value"] if weights else record.name
+        name = weights["value"] if weights else f"{record['experiment']}-seed{record['seed']}"
         # A row may name weights without their seed, which is then the first.
         found[name if re.search(r"-seed\d+$", name) else f"{name}-seed0"] = record
     return found
