@@ -50,7 +50,7 @@ def psnr_of_crops_db(clean: Tensor | ArrayLike, estimate: Tensor | ArrayLike, si
     sums = np.pad(squared.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     with np.errstate(divide="ignore"):
-        return 10 * np.log10(255**2 * height * width / inside.round(3).clip(min=0.0) + 0.0)
+        return 10 * np.log10(255**2 * height * width / np.abs(inside.round(3)))  # where equal, -0 is 0, too
 
 
 def ssim(clean: Tensor | ArrayLike, estimate: Tensor | ArrayLike, window: str = "2d") -> float:

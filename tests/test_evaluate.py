@@ -17,6 +17,7 @@ import torch
 import repro
 from repro import weights
 from repro.data.catalog import Sample
+from repro.data.images import write_image
 from repro.data.noise import fixed_gaussian_noise, fixed_impulse_noise, fixed_poisson_noise
 from repro.errors import ReproError
 from repro.evaluate import PIXELS_AT_ONCE, denoise, evaluate
@@ -652,3 +653,17 @@ def test_the_border_that_is_added_has_other_noise_in_every_draw():
 def test_filters_take_noise_of_every_family():
     table = evaluate(repro.build("median"), [photograph("stripes")], alpha=0.1)
     assert table["psnr_db"].item() > table["psnr_noisy_db"].item()
+
+
+def test_a_folder_is_named_by_a_path_or_by_a_word(tmp_path):
+    write_image(tmp_path / "one.png", torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    net = repro.build("median")
+    by_path, by_word = (evaluate(net, place, sigma_255=25) for place in (tmp_path, str(tmp_path)))
+    pd.testing.assert_frame_equal(by_path.drop(columns="seconds"), by_word.drop(columns="seconds"))
+
+
+def test_noise_of_a_level_for_every_value_is_for_floats_alone():
+    with pytest.raises(TypeError, match="floating-point"):
+        fixed_pixelwise_noise(torch.zeros(3, 4, 4, dtype=torch.uint8), "name", (8, 64))
+    with pytest.raises(ValueError, match="0 or more"):
+        fixed_pixelwise_noise(torch.zeros(3, 4, 4), "name", (-8, 64))
