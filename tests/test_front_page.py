@@ -92,7 +92,7 @@ def test_matrix_counts_every_claim_once_and_names_its_verdict(settled):
 
 def test_it_comes_first_and_is_seen(settled):
     glance = front_page.describe_glance(settled, verdicts.Study([], [], []))
-    assert glance.startswith("**Of ") and "values of the four methods' image quality, none is reproduced" in glance
+    assert glance.startswith(pages.describe_answer(settled, *pages.PAPERS)) and "the four methods'" in glance
     assert glance.index("matrix") < glance.index("**SADNet**") < glance.index("Of the methods that the four are")
     assert "<details" not in glance
 

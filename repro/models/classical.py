@@ -15,7 +15,8 @@ gives the same bits each time. Where a library keeps a good version, it does the
   Filtering. IEEE TIP 16(8), 2007; for colour ICIP 2007; in the version of Y. Mäkinen, L. Azzari, A. Foi:
   Collaborative Filtering of Correlated Noise. IEEE TIP 29, 2020. What the version of 2020 adds is the variance of
   each coefficient of a stack as it is, also where blocks of the stack overlap and so share their noise. That of
-  2007 takes the same variance for all of them, several times as quickly: ``variances="equal"`` here.
+  2007 takes the same variance for all of them, which is several times as quick: ``variances="equal"`` here, the
+  package's own mode for that. Thresholds and all else stay those of the package.
 
 BM3D comes from its authors' ``bm3d`` package, whose licence allows non-commercial use only and asks for a
 reference to the authors wherever results are made public. Nothing of it is part of this project. Departures:
@@ -368,7 +369,7 @@ OPPONENT = np.array([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 0, -1 / 2], [1 / 4, -1 / 2, 
 
 @dataclass(frozen=True)
 class BM3DSizes(NoiseSizes):
-    variances: str = "exact"  # of a stack's coefficients (2020); or "equal" (2007), several times as quick
+    variances: str = "exact"  # of a stack's coefficients (2020); or "equal" (as in 2007), several times as quick
 
     def __post_init__(self):
         super().__post_init__()

@@ -103,8 +103,8 @@ def run(
                 if state == "running":
                     say(f"{name}: another process works on it.")
                 continue
-            elsewhere = [need for need in _running_needs(experiment, experiments, results) if name not in put_off]
-            if elsewhere:
+            elsewhere = _running_needs(experiment, experiments, results)
+            if elsewhere and name not in put_off:
                 say(f"{name}: waits for {', '.join(elsewhere)}, on which another process works; its turn comes last.")
                 put_off.add(name)
                 waiting.append((experiment, seed))
