@@ -119,7 +119,7 @@ def render(cells: pd.DataFrame, name: str, sets_at_once: int = 3) -> str:
     """HTML of a table as printed, some image sets at a time, and a link that saves all its cells as ``name``.csv.
 
     The mark and the colour of ours are its verdict's, the reason is its tooltip. A row of which this study has
-    measured nothing stays, in grey, and says why.
+    measured nothing stays, in grey, and the reasons stand once below the tables, where they cost no width.
     """
     wide = arrange(cells)
     found = {(_name_row(cell), _name_column(cell)): cell for cell in cells.itertuples()}
@@ -127,36 +127,44 @@ def render(cells: pd.DataFrame, name: str, sets_at_once: int = 3) -> str:
     for column, kind in wide.columns:
         kinds.setdefault(column, []).extend([kind] if (wide[column, kind] != "").any() else [])
     sets = list(kinds)
+    names = {"paper": TABLES[name].printed_in}
+    reasons: dict[str, dict[str, None]] = {}  # of each row, in order and each once
     parts = []
     for start in range(0, len(sets), sets_at_once):
         shown = sets[start : start + sets_at_once]
-        body, reasons = "", {}
+        body = ""
         for row in wide.index:
             present = [found[row, column] for column in shown if (row, column) in found]
-            if present and all(pd.isna(cell.ours) for cell in present):
-                reasons[row] = " ".join(dict.fromkeys(cell.reason for cell in present))
-        for row in wide.index:
+            untested = bool(present) and all(pd.isna(cell.ours) for cell in present)
+            if untested:
+                reasons.setdefault(row, {}).update(dict.fromkeys(cell.reason for cell in present))
             cells_html = ""
             for column in shown:
                 for kind in kinds[column]:
-                    value = escape(wide.loc[row, (column, kind)])
-                    if kind == "ours" and value:
-                        cell = found[row, column]
-                        looks = f'class="verdict {CLASSES[cell.verdict]}" title="{escape(cell.verdict)}: '
-                        value = f'<span {looks}{escape(cell.reason)}">{value}</span>'
-                    cells_html += f"<td>{value}</td>"
-            why = f'<td class="why">{escape(reasons.get(row, ""))}</td>' if reasons else ""
-            grey = ' class="untested"' if row in reasons else ""
-            body += f"<tr{grey}><th>{escape(row)}</th>{cells_html}{why}</tr>"
+                    value = wide.loc[row, (column, kind)]
+                    ours = kind == "ours" and value
+                    cells_html += f"<td>{_mark(value, found[row, column]) if ours else escape(value)}</td>"
+            grey = ' class="untested"' if untested else ""
+            body += f"<tr{grey}><th>{escape(row)}</th>{cells_html}</tr>"
         head = "".join(f'<th colspan="{len(kinds[column])}">{escape(column)}</th>' for column in shown)
-        names = {"paper": TABLES[name].printed_in}
         below = "".join(f"<th>{names.get(kind, kind)}</th>" for column in shown for kind in kinds[column])
-        why = '<th rowspan="2">why not</th>' if reasons else ""
+        below = below.replace("reproduction", "repro&shy;duction")  # its longest word sets a column's width
         parts.append(
-            f'<div class="study-table"><table class="study"><caption>{escape(TABLES[name].title)}</caption><thead>'
-            f'<tr><th rowspan="2"></th>{head}{why}</tr><tr>{below}</tr></thead><tbody>{body}</tbody></table></div>'
+            f'<div class="study-table"><table class="study printed"><caption>{escape(TABLES[name].title)}</caption>'
+            f'<thead><tr><th rowspan="2"></th>{head}</tr><tr>{below}</tr></thead><tbody>{body}</tbody></table></div>'
         )
+    if reasons:
+        lines = "".join(f"<li><b>{escape(row)}</b>: {escape(' '.join(why))}</li>" for row, why in reasons.items())
+        parts.append(f'<div class="untested-rows">In grey, because nothing was measured:<ul>{lines}</ul></div>')
     return "".join(parts) + link_csv(cells, name)
+
+
+def _mark(value: str, cell) -> str:
+    """Ours with the mark of its verdict, and in small letters what it was reached with."""
+    number, _, budget = value.partition(" ")
+    about = escape(f"{cell.verdict}: {cell.reason}")
+    small = f" <small>{escape(budget)}</small>" if budget else ""
+    return f'<span class="verdict {CLASSES[cell.verdict]}" title="{about}">{number}</span>{small}'
 
 
 def link_csv(frame: pd.DataFrame, name: str, index: bool = False) -> str:

@@ -64,9 +64,12 @@ def test_a_row_without_a_value_stays_in_grey_with_its_reason(study, settled):
     html = tables.render(tables.compare("sadnet-colour", study, settled), "sadnet-colour")
     kodak = html[html.index("</table>") :]  # Kodak24, where the study has a record
     rnan, sadnet = (re.search(rf"<tr[^>]*><th>{name}</th>.*?</tr>", kodak)[0] for name in ("RNAN", "SADNet"))
-    assert "holds no weights" in rnan and 'class="untested"' in rnan
+    assert 'class="untested"' in rnan
+    (why,) = re.findall(r"<li><b>RNAN</b>: (.*?)</li>", html)  # once, though its row stands in both parts
+    assert why.count("holds no weights") == 1
     assert "verdict-direction" in sadnet or "verdict-not-reproduced" in sadnet
     assert 'class="untested"' not in sadnet
+    assert re.search(r"verdict-[^>]*>28.90</span> <small>\(cpu, 10,000 steps\)</small>", sadnet)
 
 
 def test_the_cost_table_shows_counts_without_a_budget(study, settled):
