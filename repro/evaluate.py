@@ -261,14 +261,16 @@ def _require_level(net: Denoiser, **level: float) -> None:
 
 @contextmanager
 def _evaluating(net: Denoiser) -> Iterator[None]:
-    """Evaluation mode, without gradients, for the duration of a block."""
-    training = net.training
+    """Evaluation mode, without gradients, float32 not rounded to TF32, for the duration of a block."""
+    training, tf32 = net.training, torch.backends.cudnn.allow_tf32
     try:
         net.eval()
+        torch.backends.cudnn.allow_tf32 = False
         with torch.no_grad():
             yield
     finally:
         net.train(training)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 # --- a set of images
@@ -326,7 +328,8 @@ def evaluate(
       truncated to 8 bits, and ``psnr_crop_std_db``, the standard deviation.
     - ``ensemble``: the mean of the estimates of the image turned and mirrored in eight ways.
     - ``limit``: only the first images.
-    - ``device``: the network is moved there, and back afterwards. Images too large for it at once are denoised in
+    - ``device``: the network is moved there, and back afterwards. On a GPU float32 is not rounded to TF32, and a first
+      pass that is not timed compiles what is needed. Images too large for it at once are denoised in
       tiles, as in :func:`denoise`, except by a network with global means: whose result tiles would change.
     - ``progress``: called with each row that is measured, not with those of the journal; left out, there is a bar on
       a terminal.
@@ -360,6 +363,7 @@ def evaluate(
     rows, known = [], _open_journal(journal) if journal else {}
     # A bar on a terminal only, and only where nobody else reports.
     bar = tqdm(samples, desc=name, total=count, unit="image", disable=True if progress else None)
+    warm = torch.device(device).type != "cuda"
     try:
         net.to(device)
         with _evaluating(net):
@@ -380,6 +384,9 @@ def evaluate(
                         noisy = _replace_corner(draw(_grow(clean), f"{sample.name} grown", number), noisy)
                     elif pad == "noisy":
                         noisy = _grow(noisy)
+                    if not warm:
+                        _measure(net, clean, noisy, level, patch, crop_side)
+                        warm = True
                     measured.append(_measure(net, clean, noisy, level, patch, crop_side))
                 row = {
                     "dataset": name,

@@ -3,6 +3,7 @@
 Which statements stand for a method is chosen here; what became of them, and every number, follows from the verdicts.
 """
 
+import re
 from html import escape
 
 import pandas as pd
@@ -17,18 +18,18 @@ FINDINGS = {
         "001-t3-kodak24-50-sadnet": "PSNR on Kodak24 at sigma 50",
         "001-order-kodak24-50-over-dncnn": "ahead of DnCNN",
         "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet",
-        "001-direction-kernels-extend-along-edges": "kernels that extend along edges",
+        "001-direction-kernels-extend-along-edges": "kernels along edges everywhere",
     },
     "SSDN": {
         "002-t1-kodak-ssdn-known": "PSNR on Kodak24 at sigma 25",
         "002-direction-better-than-self-supervised-kodak": "ahead of N2V",
         "002-order-kodak-known-over-cbm3d": "ahead of CBM3D",
-        "002-direction-matches-at-best-kodak": "never above N2C, which sees clean images",
+        "002-direction-matches-at-best-kodak": "never above N2C",
         "002-direction-clipping-defeats-estimation": "clipped noise defeats the estimate of sigma",
     },
     "GradNet": {
         "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR on Kodak24 at sigma 50",
-        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of DnCNN, from which it starts",
+        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of the DnCNN that it reads",
         "003-direction-kodak24-50-exchanged-gradients": "BM3D's gradients change nothing",
         "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without gradient mixup",
     },
@@ -44,8 +45,8 @@ FINDINGS = {
 """Of each method, claims that say what it is about: ids of the ledger, and what they state in few words."""
 
 GAPS = {
-    "002-direction-matches-at-best-kodak": "ours against N2C",
-    "002-direction-clipping-defeats-estimation": "without clipping",
+    "002-direction-matches-at-best-kodak": "after equal steps",
+    "002-direction-clipping-defeats-estimation": "our start:",
     "003-direction-kodak24-50-exchanged-gradients": "here",
     "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "without it",
     "004-order-nfae-over-none": "nearer by",
@@ -92,7 +93,9 @@ def _describe_numbers(claim: pd.Series) -> str:
         sign = f"{claim['difference']:+.2f}".replace("-", "−")
         label = f"{GAPS[claim['id']]} " if claim["id"] in GAPS else ""
         hint = ", a hint" if HINT in claim["reason"] else ""
-        return f"{label}{sign}{unit}{hint}" if unit and pd.notna(claim["difference"]) else "see there"
+        scales = re.match("Holds at ([^.]*)", claim["reason"])
+        elsewhere = scales[1] if scales else "see there"
+        return f"{label}{sign}{unit}{hint}" if unit and pd.notna(claim["difference"]) else elsewhere
     printed = f"printed {'about ' if claim['approx'] else ''}{claim['value']}{unit}"
     digits = max(2 if claim["unit"] == "dB" else 1, len(claim["value"].partition(".")[2]))
     return printed if pd.isna(claim["ours"]) else f"{printed}, ours {claim['ours']:.{digits}f}{unit}"

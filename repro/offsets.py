@@ -209,12 +209,12 @@ def collect_sampling(net: SADNet, noisy: torch.Tensor) -> dict[int, tuple[np.nda
     """Offsets and masks of one photograph at the four scales: ``{pixels per cell: (offset, mask)}``, coarse
     to fine.
 
-    ``net``: a SADNet with spatial-adaptive blocks; ``noisy``: [C, H, W] in [0, 1]. Cells that lie wholly in
-    the network's padding are left out.
+    ``net``: a SADNet with spatial-adaptive blocks, on any device; ``noisy``: [C, H, W] in [0, 1]. Cells that
+    lie wholly in the network's padding are left out.
     """
     height, width = noisy.shape[-2:]
-    sampling = {}
-    for cell_px, fields in zip(SCALES, net.offsets(noisy[None]), strict=True):
+    device, sampling = next(net.parameters()).device, {}
+    for cell_px, fields in zip(SCALES, net.offsets(noisy[None].to(device)), strict=True):
         rows, columns = -(-height // cell_px), -(-width // cell_px)
         offset, mask = (field[0, :, :rows, :columns].float().cpu().numpy() for field in fields)
         sampling[cell_px] = (offset, mask)
@@ -328,11 +328,13 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
     ``table``: rows of :func:`measure`; the intervals are over its pairs of image and block (positions
     are not drawn: neighbours share their pixels). Returns one row
-    per statement and scale: claim, cell_px, mean, low, high, blocks, holds. ``holds``: the 95 % interval
-    lies wholly on the side of 0 that the paper's sentence predicts.
+    per statement and scale: claim, cell_px, mean, low, high, blocks, holds, own. ``holds``: the 95 % interval
+    lies wholly on the side of 0 that the paper's sentence predicts. ``own`` is the mean of the first of the two
+    values that the difference is of.
 
     * ``even where smooth``: anisotropy in smooth regions minus that at edges. Below 0.
-    * ``along edges``: alignment at edges minus the shuffled one. Above 0.
+    * ``along edges``: alignment at edges minus the shuffled one. Above 0; and the alignment itself must be, or the
+      kernels lie no more along an edge than across it.
     * ``on similar texture``: contrast of what is sampled at edges, minus the shuffled one. Below 0.
     * ``farther when coarse``: mean radius in pixels minus that of the next finer scale. Above 0. Cells of a
       coarser scale are twice as wide by construction, so this can hardly fail. Hence a harder question that
@@ -349,25 +351,27 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         radius[cell] = (wide["radius_px"][cell] * positions).sum(axis=1) / positions.sum(axis=1)
     rows = []
 
-    def note(statement: str, cell: int, values: pd.Series, predicted: int) -> None:
-        mean, low, high, count = bootstrap(values.dropna())
+    def note(statement: str, cell: int, own: pd.Series, other: pd.Series | float, predicted: int) -> None:
+        mean, low, high, count = bootstrap((own - other).dropna())
         if count < FEWEST_BLOCKS:
             low = high = float("nan")
         holds = low > 0 if predicted > 0 else high < 0
-        rows.append((statement, int(cell), mean, low, high, count, bool(holds)))
+        if statement == "along edges":
+            holds = holds and bootstrap(own.dropna()).low > 0
+        rows.append((statement, int(cell), mean, low, high, count, bool(holds), float(own.mean())))
 
     for cell in cells:
         edge, smooth = (
             {name: wide[name][cell][region] for name in wide.columns.levels[0]} for region in ("edge", "smooth")
         )
-        note("even where smooth", cell, smooth["anisotropy"] - edge["anisotropy"], -1)
-        note("along edges", cell, edge["alignment"] - edge["alignment_shuffled"], +1)
-        note("on similar texture", cell, edge["contrast"] - edge["contrast_shuffled"], -1)
-        note("farther than plain", cell, radius[cell] - PLAIN_RADIUS_CELLS * cell, +1)
+        note("even where smooth", cell, smooth["anisotropy"], edge["anisotropy"], -1)
+        note("along edges", cell, edge["alignment"], edge["alignment_shuffled"], +1)
+        note("on similar texture", cell, edge["contrast"], edge["contrast_shuffled"], -1)
+        note("farther than plain", cell, radius[cell], PLAIN_RADIUS_CELLS * cell, +1)
     for cell, finer in pairwise(cells):
-        note("farther when coarse", cell, radius[cell] - radius[finer], +1)
-    note("near when fine", cells[-1], radius[cells[-1]] - 2 * PLAIN_RADIUS_CELLS * cells[-1], -1)
-    return pd.DataFrame(rows, columns=["claim", "cell_px", "mean", "low", "high", "blocks", "holds"])
+        note("farther when coarse", cell, radius[cell], radius[finer], +1)
+    note("near when fine", cells[-1], radius[cells[-1]], 2 * PLAIN_RADIUS_CELLS * cells[-1], -1)
+    return pd.DataFrame(rows, columns=["claim", "cell_px", "mean", "low", "high", "blocks", "holds", "own"])
 
 
 def _split(real: np.ndarray, imaginary: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "tolerances": describe_tolerances,
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_shortfall": lambda: describe_shortfall(
-            study, "Why is ours lower?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The paper's"
+            study, "How brief is it?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The authors' code's"
         ),
         "gradnet_shortfall": lambda: describe_shortfall(
             study, "How brief is it?", "gradnet-impl-dncnn", "gradnet-impl-paper", "The slides'"
@@ -115,19 +115,31 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     filters = int(others["method"].isin(verdicts.CLASSICAL.values()).sum())
     twice = int((others["attributed_to"] != others["source"]).sum())
     sizes = settled[settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)]
+    counted = _count_costs(settled)
     return (
         f"Of the methods that the four are compared with, {len(others)} values are reproduced: {len(others) - filters} "
         f"from weights that others published, {filters} with a filter; {twice} are one source's copies of another's. "
-        f"{len(sizes)} of the reproduced claims are sizes of a network, looked up in ours. Of the {len(failed)} claims "
+        f"{len(sizes)} of the reproduced claims are sizes of a network, looked up in ours, and {counted} say which of "
+        f"two networks has more parameters or operations. Of the {len(failed)} claims "
         f"that were not reproduced, {briefly} were held against networks that were trained here in a small part of the "
         "paper's time: they say what that gives, and do not refute the paper."
     )
 
 
+def _count_costs(settled: pd.DataFrame) -> int:
+    """How many of the reproduced statements compare what two networks cost, which nothing is trained for."""
+    statements = settled[settled["metric"].isin(KINDS["statements"]) & (settled["word"] == REPRODUCED)]
+    return int(statements["variant"].str.contains("flops|parameters").sum())
+
+
 def describe_answer(settled: pd.DataFrame, *papers: str) -> str:
-    """Whether the image quality that is printed of one method, or of several, was reproduced: one sentence."""
+    """Whether the image quality that is printed of one method, or of several, was reproduced: one sentence.
+
+    A value that one source copies from another counts once.
+    """
     sources = {source for paper in papers for source in PAPERS[paper]}
     claims = settled[settled["metric"].isin(["psnr", "ssim"]) & settled["source"].isin(sources)]
+    claims = claims[~claims["attributed_to"].isin(ledger.SOURCES) | (claims["attributed_to"] == claims["source"])]
     words = claims.loc[claims["method"].isin(papers), "word"].value_counts().reindex(WORDS, fill_value=0)
     held, direction, failed, untested = words
     whose = "the four methods'" if len(papers) > 1 else f"{papers[0]}'s"
@@ -158,7 +170,9 @@ def describe_paper(settled: pd.DataFrame, paper: str) -> str:
     others = int((reproduced["metric"].isin(["psnr", "ssim"]) & (reproduced["method"] != paper)).sum())
     looked_up = [f"{sizes} {'are sizes of a network' if sizes > 1 else 'is a size of a network'}, looked up in ours"]
     scored = [f"{others} {'are values' if others > 1 else 'is a value'} of another method"]
-    parts = (looked_up if sizes else []) + (scored if others else [])
+    costs = _count_costs(of_paper)
+    compared = [f"{costs} {'say' if costs > 1 else 'says'} which of two networks has more parameters or operations"]
+    parts = (looked_up if sizes else []) + (scored if others else []) + (compared if costs else [])
     of_these = f" Of the {len(reproduced)} claims below that are reproduced, {_enumerate(parts)}." if parts else ""
     table = _glance(f"<tbody>{''.join(lines)}{everything}</tbody>")
     return f"{describe_answer(settled, paper)}{of_these}\n\n{table}"

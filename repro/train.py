@@ -87,7 +87,7 @@ def _field(default, origin: str):
 SSDN_CODE = (
     "SSDN, authors' code",
     {"patch": 256, "batch": 4, "lr": 3e-4, "schedule": "ramps", "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
-     "clip": False, "round_8bit": False},
+     "clip": False, "round_8bit": False, "clip_norm": None, "ema_decay": None, "warmup_steps": 0},
 )  # fmt: skip
 SOURCES: dict[str, tuple[str, dict[str, object]]] = {
     "sadnet": (
@@ -101,7 +101,7 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
     "gradnet": (
         "GradNet, authors' code",
         {"patch": 80, "batch": 48, "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip": False,
-         "round_8bit": False, "clip_norm": None, "ema_decay": None},
+         "round_8bit": False, "clip_norm": None, "ema_decay": None, "loss": "consistency_sum"},
     ),
     "gradnet-impl": (
         "slides on GradNet and their code",
@@ -143,9 +143,9 @@ class TrainConfig:
     function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network. One that can
     learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's. One with
     terms of interest takes ``terms``, a dict, and notes there what the module names in ``TERMS``: columns of the curve.
-    Where the module has ``check_training(sizes, loss, sigma_range_255, clip)``, it may refuse a configuration; in
-    ``IMPLIED_SIZES`` a loss may give sizes another default; and where it has ``estimate_in_training(net, noisy, clean,
-    sigma)``, that is what validation measures.
+    Where the module has ``check_training(sizes, loss, sigma_range_255, clip, steps)``, it may refuse a configuration;
+    in ``IMPLIED_SIZES`` a loss may give sizes another default; and where it has ``estimate_in_training(net, noisy,
+    clean, sigma)``, that is what validation measures.
     """
 
     model: str = _field("sadnet", "the experiment")
@@ -311,6 +311,8 @@ def train(
         if fabric.device.type == "cpu":
             keep_freed_memory()
             begin_peak()
+        else:
+            torch.cuda.reset_peak_memory_stats(fabric.device)  # a campaign trains one after the other in a process
         stack.enter_context(_repeatable(fabric.device))
         stop = stack.enter_context(_signals())
         try:
@@ -355,7 +357,7 @@ class _Run:
         self.averaged = deepcopy(self.net) if config.ema_decay else self.net
         self.objective = _find_objective(config.loss, self.net)
         if check := getattr(sys.modules[type(self.net).__module__], "check_training", None):
-            check(self.net.sizes, config.loss, config.sigma_range, config.clip or config.round_8bit)
+            check(self.net.sizes, config.loss, config.sigma_range, config.clip or config.round_8bit, config.steps)
         module, takes = sys.modules[type(self.net).__module__], signature(self.objective).parameters
         self.tells_real = "real" in takes
         self.tally |= dict.fromkeys(module.TERMS if "terms" in takes else (), 0.0)
@@ -861,18 +863,22 @@ def _signals() -> Iterator[list[int]]:
 
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms on the CPU, where bits are promised; the caller's random state is kept."""
+    """Deterministic algorithms on the CPU, where bits are promised; on a GPU products of float32 in float32, not TF32,
+    for convolutions as for the operator's; the caller's random state is kept."""
+    tf32 = torch.backends.cudnn.allow_tf32
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        torch.backends.cudnn.allow_tf32 = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
             torch.utils.deterministic.fill_uninitialized_memory = fill
+            torch.backends.cudnn.allow_tf32 = tf32
 
 
 @contextmanager

@@ -94,6 +94,14 @@ def test_what_waits_is_trained_and_each_step_is_said_with_its_time(place, traine
     assert said[1].startswith("Its benchmark: none. [")
 
 
+def test_the_campaign_gets_the_time_that_is_left(place, trained, monkeypatch):
+    given = []
+    monkeypatch.setattr(campaign, "run", lambda hours, *about, **more: given.append(hours))
+    began = time.monotonic() - 5 * 60
+    accelerator.run(10, place, rehearse=True, began=began, experiments=SMOKE, say=lambda line: None)
+    assert 4.5 < 60 * given[0] < 5, "ten minutes, less five and a reserve"
+
+
 def test_what_has_a_record_here_or_in_the_study_does_not_wait(place, trained, monkeypatch):
     here, home = place / "out", place / "home"
     monkeypatch.setattr(files, "results", lambda: home)

@@ -58,6 +58,18 @@ def sadnet():
     return repro.build("sadnet", width=8, offset_width=8).eval()
 
 
+def test_the_network_is_moved_to_the_device_and_back(monkeypatch):
+    net, moves = Darken(), []
+    monkeypatch.setattr(net, "to", lambda device: moves.append(str(device)) or net)
+    sample = Sample("x", torch.full((3, 8, 8), 0.5), None)
+    evaluate(net, [sample], sigma_255=10, device="cpu")
+    assert moves == ["cpu", "cpu"]
+    moves.clear()
+    with pytest.raises(ReproError, match="The image x of"):
+        evaluate(net, [Sample("x", torch.full((3, 8, 8), math.nan), None)], sigma_255=10, device="cpu")
+    assert moves == ["cpu", "cpu"], "after an error, too"
+
+
 # --- one image, of any kind
 
 

@@ -3,8 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from repro import offsets
+from repro.data.catalog import Sample
+from repro.data.noise import fixed_gaussian_noise
 
 GROUPS, TAPS = 8, 9
 
@@ -216,6 +219,27 @@ def test_summary_holds_for_kernels_that_do_what_the_paper_says_and_not_for_other
     assert not plain.loc["even where smooth"].holds.any()
     assert not plain.loc["farther than plain"].holds.any()
     assert plain.loc[("farther when coarse", 2), "holds"]
+
+
+def test_kernels_that_lie_across_the_edge_hold_nothing_however_the_shuffled_ones_lie():
+    table = synthetic_table(2.0)
+    table["alignment"], table["alignment_shuffled"] = -0.01, -0.02
+    rows = offsets.summarise(table).set_index("claim").loc["along edges"]
+    assert (rows["low"] > 0).all() and (rows["own"] < 0).all() and not rows["holds"].any()
+
+
+def test_the_network_is_shown_the_noisy_photograph(monkeypatch):
+    seen = []
+
+    def collect(net, noisy):
+        seen.append(noisy)
+        return {1: (np.zeros((144, 96, 96)), ones(96, 96))}
+
+    monkeypatch.setattr(offsets, "collect_sampling", collect)
+    sample = Sample("disc", torch.from_numpy(disc(96)).float(), None)
+    table = offsets.measure(None, [sample], 50.0, seed=3)
+    assert torch.equal(seen[0], fixed_gaussian_noise(sample.clean, "disc", 50.0, 3))
+    assert seen[0].min() < 0 and set(table["image"]) == {"disc"}, "it is not clipped"
 
 
 def test_few_photographs_give_no_interval():

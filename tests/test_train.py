@@ -195,6 +195,34 @@ def test_killed_at_random_moments(precision, tmp_path):
     assert_same_run(folder, whole)
 
 
+def test_processes_go_by_the_latest_clock_and_stop_together():
+    def reduce(mine, reduce_op):
+        assert reduce_op == "max"
+        return torch.maximum(mine, torch.tensor([7.5, 1.0], dtype=torch.float64))  # the other's clock and wish
+
+    run = training._Run.__new__(training._Run)
+    run.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"), all_reduce=reduce)
+    assert run._agree(3.0, False) == (7.5, True)
+    assert run._agree(9.0, False) == (9.0, True)
+    run.fabric.world_size = 1
+    assert run._agree(3.0, False) == (3.0, False)
+
+
+def test_validation_is_in_the_precision_of_training(tmp_path, monkeypatch):
+    seen, estimate = [], training._estimate
+
+    def watch(*given, **told):
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return estimate(*given, **told)
+
+    monkeypatch.setattr(training, "_estimate", watch)
+    for precision, dtype in (("32", torch.float32), ("bf16", torch.bfloat16)):
+        seen.clear()
+        config = replace(TINY, precision=precision, steps=1, validate_every=1, checkpoint_every=1, log_every=1)
+        train(config, tmp_path / precision, progress=lambda row: None, device="cpu")
+        assert seen == [dtype]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop(number, uninterrupted, tmp_path):
     folder = tmp_path / "run"

@@ -756,11 +756,19 @@ def _power_loss(estimate: Tensor, target: Tensor, sizes: NoiseSizes, step: int) 
     return ((estimate - target).abs() + 1e-8).pow(power).mean()
 
 
-def check_training(sizes: NoiseSizes, loss: str, sigma_range_255: tuple[float, float], clip: bool) -> None:
-    """A ReproError where the training loop's noise is not the noise that the objective ``loss`` goes by.
+def check_training(
+    sizes: NoiseSizes, loss: str, sigma_range_255: tuple[float, float], clip: bool, steps: int | None
+) -> None:
+    """A ReproError where the training loop's noise, or its length, is not what the objective ``loss`` goes by.
 
-    ``clip``: whether the loop's noise is clipped, as rounding to 8 bits does, too.
+    ``clip``: whether the loop's noise is clipped, as rounding to 8 bits does, too. ``steps``: None where a
+    clock ends the training.
     """
+    if steps and sizes.anneal_steps not in (None, steps):
+        raise ReproError(
+            f"anneal_steps = {sizes.anneal_steps} is the length of training, which is {steps} steps here: the exponent "
+            "of impulse noise would end elsewhere."
+        )
     draws = loss in (objective.__name__ for objective in OBJECTIVES)  # the losses of every network draw nothing
     if sizes.noise != "gaussian" and not draws:
         others = ", ".join(objective.__name__ for objective in OBJECTIVES)

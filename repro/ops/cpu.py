@@ -171,6 +171,8 @@ class _Call:
         self.group_channels = channels // self.groups
         self.cp = -(-self.group_channels // 4) * 4
         self.columns = self.groups * self.taps * self.cp
+        if self.groups * (height + 3) * (width + 2) >= 2**31:  # the kernel's place of a pixel has 32 bits
+            raise ValueError("input must have fewer than 2^31 pixels in an image, times the number of deform groups.")
         self.packed_size = self.groups * (height + 3) * (width + 2) * self.cp
         self.weight, self.channels = weight, channels
         self.threads = torch.get_num_threads()

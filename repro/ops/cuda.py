@@ -40,11 +40,12 @@ Launch = Callable[[str, torch.dtype, int, tuple[int, int], tuple[int, ...]], Non
 # --- compilation ---
 
 
-def compile(arch: str, dtype: torch.dtype = torch.float32, vector: int = 4) -> bytes:
+def compile(arch: str, dtype: torch.dtype = torch.float32, vector: int = 4, *, anew: bool = False) -> bytes:
     """Machine code (a cubin) of both kernels for ``arch`` ("sm_90"). Works without a GPU.
 
-    ``vector`` is the number of channels a thread moves at once: a power of two up to 16 bytes. Raises
-    ReproError where cuda-core or NVRTC is missing, or where NVRTC does not know the architecture.
+    ``vector`` is the number of channels a thread moves at once: a power of two up to 16 bytes. What an earlier process
+    compiled is read from the cache, but not where ``anew`` is asked for. Raises ReproError where cuda-core or NVRTC is
+    missing, or where NVRTC does not know the architecture.
     """
     core, nvrtc = _import("cuda.core"), _import("cuda.bindings.nvrtc")
     source = SOURCE.read_text()
@@ -53,7 +54,7 @@ def compile(arch: str, dtype: torch.dtype = torch.float32, vector: int = 4) -> b
         key = repr((source, arch, dtype, vector, version))
         name = f"deform_conv-{arch}-{dtype}-{vector}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.cubin"
         kept = files.cache() / "ops" / name
-        if kept.exists():
+        if kept.exists() and not anew:
             return kept.read_bytes()
         macros = [("SCALAR", str(_KINDS[dtype])), ("VECTOR", str(vector))]
         options = core.ProgramOptions(name=SOURCE.name, arch=arch, std="c++17", define_macro=macros)
@@ -85,8 +86,18 @@ def _arch(device: int) -> str:
 @once
 def _load(arch: str, dtype: torch.dtype, vector: int):
     """The two kernels by name; usable on every device of this architecture."""
-    library = _import("cuda.core").ObjectCode.from_cubin(compile(arch, dtype, vector), name=SOURCE.name)
-    return {name: library.get_kernel(name) for name in ("sample_columns", "spread_gradients")}
+    core = _import("cuda.core")
+
+    def find(code: bytes) -> dict:
+        library = core.ObjectCode.from_cubin(code, name=SOURCE.name)
+        return {name: library.get_kernel(name) for name in ("sample_columns", "spread_gradients")}
+
+    try:
+        return find(compile(arch, dtype, vector))
+    except ReproError:
+        raise
+    except Exception:  # a damaged file in the cache, for example
+        return find(compile(arch, dtype, vector, anew=True))
 
 
 @once
@@ -260,8 +271,9 @@ class _Call:
 
 
 def _rows(t: Tensor) -> Tensor:
-    """[N, C, H, W] as contiguous [N, H, W, C]; no copy where it is channels_last."""
-    return t.permute(0, 2, 3, 1).contiguous()
+    """[N, C, H, W] as contiguous [N, H, W, C]; no copy where it is channels_last and begins where a vector may."""
+    rows = t.permute(0, 2, 3, 1).contiguous()
+    return rows if rows.data_ptr() % 16 == 0 else rows.clone()
 
 
 def _settle(t: Tensor) -> Tensor:

@@ -248,7 +248,8 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
             path = folder / _name_measure(kind, dataset)
             if dataset and not path.exists():
                 say(f"{experiment.name} seed {seed}: {what} on {dataset}")
-                _write_table(measure(net, experiment), path)
+                _write_table(measure(net.to(device), experiment), path)
+                net.to("cpu")
         home = _publish(experiment, seed, folder, results, net, summary, tables)
         if experiment.train is not None and not experiment.publishes(seed):
             kept = _small_weights(folder).replace(folder.with_suffix(".safetensors"))
@@ -342,7 +343,7 @@ def _small_weights(folder: Path) -> Path:
 
 
 def _measure_offsets(net, experiment: Experiment) -> pd.DataFrame:
-    """One row per image, scale and region, in the noise the network was trained for."""
+    """One row per image, scale and region, in noise of the level the network was trained for, not clipped."""
     from repro import offsets
     from repro.data import catalog
 

@@ -45,11 +45,9 @@ LAYERS = {
     **{f"Offset Block {i}": (f"decode{4 - i}.offset.extract", f"decode{4 - i}.offset.refine") for i in (1, 2, 3)},
     **{f"RSAB {i}": (f"decode{4 - i}.block.deform", f"decode{4 - i}.block.conv") for i in (1, 2, 3)},
 }
-# A concatenation has no weights: in comes the output of one layer, out goes the input of the next.
-CONCATENATIONS = {
-    **{f"Concat{i}": (f"decode{4 - i}.up", f"decode{4 - i}.fuse") for i in (1, 2, 3)},
-    "Concat4": ("decode1.block.conv", "last"),
-}
+# A concatenation has no weights: in comes the output of one layer, out goes the input of the next. The replication's
+# fourth, before its last layer, is none of the authors' network.
+CONCATENATIONS = {f"Concat{i}": (f"decode{4 - i}.up", f"decode{4 - i}.fuse") for i in (1, 2, 3)}
 # The losses of GradNet differ in terms and in what is drawn; all but one are of absolute differences.
 NORMS = {
     "l1": 1, "l2": 2, "consistency": 1, "consistency_sum": 1, "fidelity": 1, "oracle": 1, "pixelwise": 1,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from repro.errors import unknown_name
 from repro.study import claims as ledger
-from repro.study import verdicts
+from repro.study import scaoednet, ssdn, verdicts
 from repro.study.statistics import LEVEL
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
@@ -203,7 +203,11 @@ def list_tolerances() -> pd.DataFrame:
         ("a size of the architecture", "the network that matches the authors' code has it"),
         ("what a document says of its own printed numbers", "never: nothing is measured; not so where they contradict"),
         ("a choice of training or data", "never: it has no outcome"),
-        ("FLOPs", f"within {verdicts.FLOPS_RELATIVE:.0%}"),
+        ("FLOPs", f"within {verdicts.FLOPS_RELATIVE:.0%}, of ScaoedNet within {scaoednet.FLOPS_RELATIVE:.0%}"),
+        ("how many times the other's size", f"within {ssdn.SIZE_RATIO:g}"),
+        ("a training fails", f"it ends more than {ssdn.FAILED_DB:g} dB below what it is compared with"),
+        ("more stages or blocks add nothing", f"the interval of their gain ends below {verdicts.PSNR_DB:g} dB"),
+        ("what the kernels do", f"the {LEVEL:.0%} interval lies on the side that is said, at every scale"),
     ]
     return pd.DataFrame(rows, columns=["claim", "reproduced if"])
 

@@ -6,12 +6,14 @@ differs.
 """
 
 import ctypes
+import inspect
 import os
 import shutil
 import subprocess
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -81,6 +83,65 @@ def test_unknown_architecture_is_one_sentence(nvrtc, tmp_path, monkeypatch):
     with pytest.raises(ReproError, match="sm_11") as caught:
         cuda.compile("sm_11")
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_of_the_cache_is_compiled_anew(monkeypatch):
+    asked = []
+
+    def compile(arch, dtype, vector, anew=False):
+        asked.append(anew)
+        return b"right" if anew else b"damaged"
+
+    class ObjectCode:
+        def __init__(self, code):
+            self.code = code
+
+        @classmethod
+        def from_cubin(cls, code, name):
+            return cls(code)
+
+        def get_kernel(self, name):
+            if self.code == b"damaged":
+                raise RuntimeError("CUDA_ERROR_INVALID_IMAGE")
+            return name
+
+    monkeypatch.setattr(cuda, "compile", compile)
+    monkeypatch.setattr(cuda, "_import", lambda name: SimpleNamespace(ObjectCode=ObjectCode))
+    load = inspect.unwrap(cuda._load)
+    assert load("sm_90", torch.float32, 4) == {name: name for name in ("sample_columns", "spread_gradients")}
+    assert asked == [False, True]
+
+
+def test_a_launch_sets_the_device_first_and_goes_to_the_current_stream(monkeypatch):
+    """What a GPU would be asked, in order: a thread of autograd's starts without a context."""
+    asked = []
+    core = SimpleNamespace(
+        Device=lambda index: SimpleNamespace(set_current=lambda: asked.append(("device", index))),
+        Stream=SimpleNamespace(from_handle=lambda handle: ("stream", handle)),
+        LEGACY_DEFAULT_STREAM="default",
+        LaunchConfig=lambda grid, block: (grid, block),
+        launch=lambda stream, config, kernel, *arguments: asked.append((stream, config, kernel, arguments)),
+    )
+    monkeypatch.setattr(cuda, "_import", lambda name: core)
+    monkeypatch.setattr(cuda, "_stream", inspect.unwrap(cuda._stream))
+    monkeypatch.setattr(cuda, "_arch", lambda device: f"sm_of_{device}")
+    monkeypatch.setattr(cuda, "_load", lambda *key: {"sample_columns": ("kernel", *key)})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for handle, stream in ((7, ("stream", 7)), (0, "default")):
+        asked.clear()
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda handle=handle: SimpleNamespace(cuda_stream=handle))
+        cuda._launch("sample_columns", torch.float16, 8, (3, 2), (11, 12))
+        kernel = ("kernel", "sm_of_1", torch.float16, 8)
+        assert asked == [("device", 1), (stream, ((3, 2), 256), kernel, (11, 12))]
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4])
+def test_pixels_begin_where_a_vector_may(shift):
+    whole = torch.arange(2 * 5 * 6 * 8 + shift, dtype=torch.float32)[shift:]
+    image = whole.view(2, 5, 6, 8).permute(0, 3, 1, 2)
+    rows = cuda._rows(image)
+    assert rows.data_ptr() % 16 == 0 and torch.equal(rows.permute(0, 3, 1, 2), image)
+    assert (rows.data_ptr() == image.data_ptr()) == (shift % 4 == 0), "no copy without need"
 
 
 def test_absence_is_explained():
