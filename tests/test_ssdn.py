@@ -602,6 +602,10 @@ def test_objectives_say_what_they_need():
         ({"sizes": {"noise": "poisson", "level": 30}, "loss": "blindspot", "clip": True}, "never clipped"),
         ({"sizes": {"noise": "poisson", "level": 30}, "loss": "l2", "model": "unet"}, "drawn by blindspot, n2c, n2n"),
         ({"sizes": {"level": (5, 50)}, "loss": "l2", "model": "unet", "sigma_255": 25}, "level 5 to 50, and would be"),
+        (
+            {"sizes": {"noise": "impulse", "level": 0.5, "anneal_steps": 7}, "loss": "n2n", "model": "unet"},
+            "anneal_steps = 7 is the length of training, which is",
+        ),
     ],
 )
 def test_training_on_other_noise_than_the_network_is_told_of_is_refused(tmp_path, settings, says):

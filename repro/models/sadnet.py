@@ -42,6 +42,9 @@ paper's text on an else unchanged network.
   which starts from zeros, as in the paper on modulated deformable convolution (Zhu et al., Deformable ConvNets v2,
   CVPR 2019): every kernel starts on the regular grid with a modulation of 1/2. That paper also gives this layer a
   tenth of the learning rate; here it learns at the rate of all others.
+- Training crops. Paper: random rotation and flips. Authors: from squares of 300 pixels at a stride of 150, two flips
+  and a quarter turn, each with probability 1/2. Here: from whole photographs, in one of the eight symmetries, all
+  equally likely.
 - Parameters. Paper: 4,321k. This network, as the authors' present code: 4,234,723 (gray 4,234,081). Their
   first public code created 1x1 layers that it never used; those of encoder blocks 2 to 4 make up the
   difference exactly.

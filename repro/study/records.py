@@ -80,25 +80,25 @@ class Record:
     @cached_property
     def curve(self) -> pd.DataFrame | None:
         """The training curve, or None where nothing was trained."""
-        path = self.folder / "curve.csv"
-        return _read_table(path) if path.exists() else None
+        return self._find_table("curve")
 
     @cached_property
     def offsets(self) -> pd.DataFrame | None:
         """The sampling points per image, scale and region, or None where they were not measured."""
-        path = self.folder / "offsets.csv"
-        return _read_table(path) if path.exists() else None
+        return self._find_table("offsets")
 
     @cached_property
     def stages(self) -> pd.DataFrame | None:
         """Every stage's image and noise map, measured per image, or None where they were not."""
-        path = self.folder / "stages.csv"
-        return _read_table(path) if path.exists() else None
+        return self._find_table("stages")
 
     @cached_property
     def gradients(self) -> pd.DataFrame | None:
         """A GradNet's results with gradients of every kind, per image, or None where they were not exchanged."""
-        path = self.folder / "gradients.csv"
+        return self._find_table("gradients")
+
+    def _find_table(self, name: str) -> pd.DataFrame | None:
+        path = self.folder / f"{name}.csv"
         return _read_table(path) if path.exists() else None
 
     def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:

@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d
 
 from repro import ops
 from repro.errors import ReproError
-from repro.ops import deform_conv, reference
+from repro.ops import cpu, deform_conv, reference
 
 ROOT = Path(__file__).parents[2]
 VECTORS = Path(os.environ.get("REPRO_SHARED", ROOT.parent / "shared")) / "vectors"
@@ -792,3 +792,12 @@ def test_two_processes_build_at_once(tmp_path):
     errors = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert [path.suffix for path in (tmp_path / "ops").iterdir() if path.is_file()] == [".so"]
+
+
+def test_an_image_too_large_for_the_kernels_counters_is_refused():
+    """Nothing of this size is held: every tensor is one number, seen again and again."""
+    side, groups = 16_384, 8
+    image = torch.zeros(1).expand(1, 8, side, side)
+    offset, weight = torch.zeros(1, 2 * groups, 2, 2), torch.zeros(1, 8, 1, 1)
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 pixels"):
+        cpu._Call(image, offset, None, weight, (side - 1,) * 2, (0, 0), (1, 1), (2, 2))
