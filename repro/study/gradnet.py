@@ -12,6 +12,7 @@ trained on, and say nothing about denoising photographs that were not seen. Whic
 photographs of another set, which no network here has seen; such a verdict speaks of the direction at most.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -413,6 +414,18 @@ def _settle_channel_count(claim: pd.Series, study: Study) -> Verdict:
     return Verdict(claim["id"], word, reason, evidence="repro.models.gradnet")
 
 
+def _settle_global_sum(claim: pd.Series, study: Study) -> Verdict:
+    """Whether the network returns its input where its last layer gives nothing."""
+    net, image = copy.deepcopy(_build("gradnet-impl")).eval(), torch.linspace(0, 1, 768).view(1, 3, 16, 16)
+    for parameter in net.last.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        added = torch.equal(net(image), image)
+    returned = "its input" if added else "something else"
+    reason = f"With a last layer of zeros the network of 003's code returns {returned}."
+    return Verdict(claim["id"], REPRODUCED if added else NOT_REPRODUCED, reason, evidence="repro.models.gradnet")
+
+
 NOISE_UNMEASURED = "the noise of cameras is not measured yet"
 NOISE = {"evidence": "repro.camera_noise", "command": "repro data noise"}  # facts of the verdicts that rest on it
 
@@ -496,6 +509,7 @@ DIRECTIONS: dict[str, Callable[[pd.Series, Study], Verdict]] = {
     "5 times the estimate": _settle_estimate,
     "patches break": _settle_breaking_patches,
     "concatenation": _settle_channel_count,
+    "input is added to the result": _settle_global_sum,
     "clean image as target": _settle_clean_target,
     "brightens": _settle_brightening,
     "spatially correlated": _settle_grain,

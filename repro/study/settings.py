@@ -78,6 +78,8 @@ def find_layer_value(claim) -> float | str | None:
     if metric in ("input_channels", "output_channels"):
         net = _build((1, 2, 3, 4), 1 if claim["colour"] == "gray" else 3)
         return net.first.weight.shape[1] if metric == "input_channels" else net.last.weight.shape[0]
+    if (metric, variant) == ("layers", "batch normalisation"):
+        return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
     if metric == "scales":
         return sum(name.startswith("decode") for name, _ in net.named_children())
     if metric == "dilation_rates":
@@ -115,6 +117,12 @@ def find_layer_value(claim) -> float | str | None:
         "channel_ratio": lambda: _channels_out(first) / _channels_in(net.context.compress),
     }.get(metric)
     return found() if found else None
+
+
+def find_activated_blocks() -> tuple[int, int]:
+    """How many ResBlocks of the authors' network are followed by an activation, and how many there are."""
+    blocks = [name for name, _ in _build((1, 2, 3, 4), 3).named_children() if name.startswith("encode")]
+    return sum(name in _find_activations() for name in blocks), len(blocks)
 
 
 @cache

@@ -650,6 +650,29 @@ def _settle_noise_removal(claim: pd.Series, study: Study) -> Verdict:
     return untested(claim, study, "there is no record of a SADNet for this noise")
 
 
+def _settle_generalisation(claim: pd.Series, study: Study) -> Verdict:
+    """How much of real noise has to be removed is not said, nor is DND at hand; what is at hand is told."""
+    verdict = untested(claim, study, why_not(claim, claim["method"]), waits=False)
+    for group in study.groups:
+        if (group.first["method"], group.first["colour"]) == ("dncnn", "rgb") and not group.trained:
+            for evaluation in group.first["evaluations"]:
+                if evaluation["sigma_255"] is None and evaluation["dataset"] == "nam25":
+                    name = evaluation["name"]
+                    gained = compare(group.per_seed(name), group.per_seed(name, "psnr_noisy_db"))
+                    told = f"On nam25 its published weights bring {gained.signed()} dB over the noisy images."
+                    return replace(verdict, reason=f"{verdict.reason} {told}", evidence=group.names)
+    return verdict
+
+
+def _settle_activations(claim: pd.Series, study: Study) -> Verdict:
+    from repro.study.settings import find_activated_blocks
+
+    count, blocks = find_activated_blocks()
+    word = REPRODUCED if count == blocks else NOT_REPRODUCED
+    reason = f"In the network that meets the authors' code {count} of {blocks} ResBlocks are followed by an activation."
+    return Verdict(claim["id"], word, reason, evidence="repro.models.sadnet")
+
+
 def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
     """The gain over each compared method at the highest noise level minus that at the lowest, image by image.
 
@@ -927,6 +950,8 @@ DIRECTIONS = {
     "scale": _settle_offsets,
     "fine-tuned": lambda claim, study: untested(claim, study, why_not(claim, "SADNet")),
     "dilation keeps": _settle_dilation,
+    "cannot generalize": _settle_generalisation,
+    "at the level of the model": _settle_activations,
     "in SSIM": lambda claim, study: untested(claim, study, "the document prints no SSIM", waits=False),
     "to the eye": lambda claim, study: untested(claim, study, "whose eye is not said", waits=False),
 }

@@ -298,6 +298,11 @@ def test_counts_are_measured_and_explained():
         ("000-s4-sidd-loss", NOT_REPRODUCED),  # 0.05 of 39.46 is 0.13 %
         ("000-direction-on-par-kodak24-50", NOT_TESTABLE),  # it prints more than the paper
         ("000-direction-on-par-bsd68-30", NOT_TESTABLE),
+        ("000-direction-activations-at-model-scope", NOT_REPRODUCED),
+        ("001-s3-batch-normalisation", REPRODUCED),
+        ("001-direction-cdncnn-b-real-noise", NOT_TESTABLE),
+        ("001-order-faster-with-more-parameters-than-memnet", NOT_TESTABLE),
+        ("003-direction-global-sum", REPRODUCED),
         ("001-direction-dilation-keeps-parameters", REPRODUCED),
     ],
 )
@@ -376,3 +381,13 @@ def test_a_gain_is_of_one_recipe(make_record):
     ours = [make_record(f"s{level}", [30.0, 31.0], sigma_255=level, lr=level / 1e5) for level in (30.0, 70.0)]
     others = [make_record(f"b{level}", [29.0, 29.5], method="bm3d", sigma_255=level, steps=0) for level in (30.0, 70.0)]
     assert settled("001-direction-kodak24-gain-grows-with-noise", *ours, *others).word == NOT_TESTABLE
+
+
+def test_an_activation_after_every_block_would_be_found(monkeypatch):
+    from repro.study import settings
+
+    blocks = {f"encode{scale}": 0.2 for scale in (1, 2, 3, 4)}
+    monkeypatch.setattr(settings, "_find_activations", lambda: blocks)
+    assert settled("000-direction-activations-at-model-scope").word == REPRODUCED
+    del blocks["encode2"]
+    assert settled("000-direction-activations-at-model-scope").word == NOT_REPRODUCED
