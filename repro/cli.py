@@ -36,14 +36,18 @@ class Command(TyperCommand):
                 raise
             if isinstance(error, ReproError):
                 _complain(str(error))
+            elif isinstance(error, OSError) and error.filename:  # a folder that may not be read, a name too long
+                _complain(f"{error.filename}: {error.strerror}.")
             else:
-                how = f"`repro --debug {context.info_name} ...` shows where"
+                command = context.command_path.removeprefix("repro ")
+                how = f"`repro --debug {command} ...` shows where"
                 _complain(f"Unexpected {type(error).__name__}: {error} ({how}).")
             raise typer.Exit(1) from None
 
 
 def _wants_tracebacks(context) -> bool:
-    return bool(context.find_root().params.get("debug") or os.environ.get("REPRO_DEBUG"))
+    asked = os.environ.get("REPRO_DEBUG", "").lower() not in ("", "0", "false", "no")
+    return bool(context.find_root().params.get("debug") or asked)
 
 
 def _complain(sentence: str) -> None:
@@ -65,9 +69,20 @@ app.add_typer(submit_app, name="submit", help="Denoise a benchmark and write the
 app.add_typer(bench_app, name="bench", help="Measure the speed of this machine.")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"repro {version('repro')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Four image denoisers, put to the test: denoise photographs, train, evaluate, redo the study."""
 
@@ -196,6 +211,7 @@ def denoise(
 def _denoise_file(net, source: Path, target: Path, **given) -> float:
     """Denoise one file, ``given`` what :func:`repro.denoise` takes; returns the seconds the network took."""
     import repro
+    from repro import files
     from repro.data.images import check_format, read_picture, write_image
 
     if target.exists() and target.samefile(source):
@@ -203,6 +219,7 @@ def _denoise_file(net, source: Path, target: Path, **given) -> float:
     picture = read_picture(source)
     side = max(picture.pixels.shape[-2:])
     check_format(target, bits=picture.bits, alpha=picture.alpha is not None, side=side)
+    files.require_writable(target)
     start = time.monotonic()
     clean = repro.denoise(picture.pixels, model=net, **given)
     seconds = time.monotonic() - start
@@ -294,10 +311,27 @@ def train(
 @app.command(cls=Command)
 def evaluate(
     model: Model,
-    data: Annotated[str, typer.Option(help="Test set, see `repro data list`, or a folder of clean images.")],
-    sigma: Sigma = None,
-    events: Events = None,
-    alpha: Alpha = None,
+    data: Annotated[
+        str,
+        typer.Option(help="Test set, see `repro data list`, or a folder of clean images, or of `clean` and `noisy`."),
+    ],
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=255,
+            callback=_finite,
+            help="Gaussian noise to add, standard deviation on the 0 to 255 scale; left out, the set's own noise.",
+        ),
+    ] = None,
+    events: Annotated[
+        float | None,
+        typer.Option(min=0, callback=_finite, help="Instead, Poisson noise to add, of so many counts per white pixel."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, callback=_finite, help="Instead, impulse noise to add, on this share of pixels."),
+    ] = None,
     levels: Annotated[
         str | None,
         typer.Option(help="Instead, a level for every value from this range, as GradNet's slides: 8.16,63.75."),
@@ -307,7 +341,9 @@ def evaluate(
         str | None,
         typer.Option("--weights", help="With a network as --model: a file, or `published`, its authors' own."),
     ] = None,
-    colour: Annotated[str, typer.Option(help="Which of its published weights: RGB or L (gray).")] = "RGB",
+    colour: Annotated[
+        str | None, typer.Option(help="With --weights published, which of them: RGB, the default, or L (gray).")
+    ] = None,
     clip: Annotated[bool, typer.Option("--clip", help="Clip the noisy images to [0, 1].")] = False,
     round_8bit: Annotated[bool, typer.Option("--round-8bit", help="Round them to 8 bits, which clips too.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of the noise per image; rows are means over them.")] = 1,
@@ -331,15 +367,22 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a network on a test set: PSNR in three conventions, SSIM in two, per image and mean."""
+    import tempfile
+
     import pandas as pd
 
     from repro import files, weights
+    from repro.data import catalog
     from repro.evaluate import evaluate as score
 
+    if colour is not None and weights_of != "published":
+        raise ReproError("--colour chooses among published weights: give --weights published, too.")
+    if out and out.suffix.lower() not in (".csv", ""):
+        raise ReproError(f"{out}: the table is written as CSV; name a .csv file.")
     if weights_of == "published":
         from repro import published
 
-        network, model = model, published.choose(model, colour, sigma)
+        network, model = model, published.choose(model, colour or "RGB", sigma)
         typer.echo(f"Weights: {model}")
     elif weights_of is not None:
         network, model = model, weights_of
@@ -349,18 +392,35 @@ def evaluate(
     if out:
         files.require_writable(out)
     net, device = weights.load(model, network), _device(device)
-    table = score(
-        net, data, sigma, events=events, alpha=alpha, levels_255=span, seed=seed, repeats=repeats, clip=clip,
-        round_8bit=round_8bit, pad=pad, crop_multiple=crop_multiple, patch=patch, crop_side=crop_side,
-        ensemble=ensemble, limit=limit, device=device,
-    )  # fmt: skip
+    if any(level is not None for level in (sigma, events, alpha, span)) and any(
+        noisy is not None for *_, noisy in catalog.paths(data)[:1]
+    ):
+        typer.echo(f"Note: noise is added to the clean images of {data}; its own noisy ones are not used.", err=True)
+
+    def store(table: pd.DataFrame) -> None:
+        with files.write_atomically(out) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "rows"
+        try:
+            table = score(
+                net, data, sigma, events=events, alpha=alpha, levels_255=span, seed=seed, repeats=repeats, clip=clip,
+                round_8bit=round_8bit, pad=pad, crop_multiple=crop_multiple, patch=patch, crop_side=crop_side,
+                ensemble=ensemble, limit=limit, device=device, journal=journal,
+            )  # fmt: skip
+        except (ReproError, KeyboardInterrupt):
+            if out and journal.exists() and journal.stat().st_size:
+                rows = pd.read_json(journal, lines=True, dtype={"image": str})
+                store(rows)
+                typer.echo(f"Note: what was measured until then, {len(rows)} images, is in {out}.", err=True)
+            raise
     measured = table.loc[:, "psnr_noisy_db":]
     shown = pd.concat([measured, measured.mean().to_frame().T])
     shown.insert(0, "image", [*table["image"], "mean"])
     typer.echo(shown.to_string(index=False, float_format="{:.4f}".format))
     if out:
-        with files.write_atomically(out) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
+        store(table)
         typer.echo(f"Written: {out}")
 
 
@@ -427,8 +487,12 @@ def submit_dnd(
 
 def _submit(submit, folder, model, data, sigma, network, ensemble, method, device) -> list[Path]:
     from repro import weights
+    from repro.evaluate import takes_no_level
 
     net = weights.load(model, network).to(_device(device))
+    if sigma is not None and takes_no_level(net):
+        typer.echo(f"Note: {model} is not told the level of the noise; --sigma changes nothing.", err=True)
+        sigma = None
     return submit(net, data, folder, method=method or Path(model).stem, sigma_255=sigma, ensemble=ensemble)
 
 

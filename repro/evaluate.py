@@ -440,6 +440,11 @@ def _draw_noise(clean: Tensor, name: str, seed: int, given: dict[str, Level], **
 
 def _check_given(net: Denoiser, given: dict[str, Level]) -> dict[str, float]:
     """What ``net`` can be told of the noise that is ``given``; a ReproError as of :func:`check_level`."""
+    if not given and (keyword := _find_keyword(net)):
+        raise ReproError(
+            f"{net.name} must be told the noise level: {advise(net.name, keyword)}. Such noise is added to the clean "
+            "images; how strong a photograph's own is, is not known."
+        )
     if "levels_255" not in given:
         return check_level(net, **({"sigma": given["sigma_255"] / 255} if "sigma_255" in given else given))
     if not takes_no_level(net):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -72,8 +73,10 @@ def load(name_or_path: str | Path, model: str | None = None, results: Path | Non
     name, sizes = PRESETS.get(name_or_path, (name_or_path, {}))
     if name in MODELS and model in (None, name, name_or_path) and model_class(name).weightless:
         return build(name, **sizes).eval()
+    if name in MODELS and model_class(name).weightless:
+        raise ReproError(f"{name_or_path} is a filter without weights, and no {model}.")
     path = find(name_or_path, results)
-    if path.suffix.lower() in (".pth", ".pt"):
+    if _is_torch_file(path):
         return _from_torch_file(path, model)
     header, tensors = _read(path)
     if "model" not in header:
@@ -208,6 +211,19 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, T
         raise ReproError(f"{path} is not a complete safetensors file.") from error
 
 
+def _is_torch_file(path: Path) -> bool:
+    """By its first bytes, since names are given freely: a zip archive, or a pickle of protocol 2 and later. What says
+    nothing goes by its name. The header of a safetensors file begins behind its length, of eight bytes."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise ReproError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if head[8:] == b"{":
+        return False
+    return head[:2] == b"PK" or head[:1] == b"\x80" or path.suffix.lower() in (".pth", ".pt")
+
+
 def _from_torch_file(path: Path, model: str | None) -> Denoiser:
     if model is None:
         raise ReproError(f"{path} does not say which model it is for; name the model ({NAME_IT}).")
@@ -217,7 +233,9 @@ def _from_torch_file(path: Path, model: str | None) -> Denoiser:
 def read_torch_file(path: Path) -> Mapping[str, Tensor]:
     """The arrays of an authors' .pth or .pt file by name. Nothing in it is executed; a ReproError if it asks for it."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said once, below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ReproError(
             f"{path} is refused: it holds more than plain arrays, and reading it could run code."

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -614,3 +615,66 @@ def test_as_a_program(models, photo, tmp_path):
     failed = program("denoise", tmp_path / "none.png", tmp_path / "o.png", "--model", models["colour"])
     assert failed.returncode == 1 and not failed.stdout
     assert failed.stderr == f"Error: There is no file {tmp_path / 'none.png'}.\n"
+
+
+# --- what people do to a command line
+
+
+def test_a_note_says_whose_noise_is_measured(tmp_path):
+    for folder in ("clean", "noisy"):
+        write_image(tmp_path / "own" / folder / "a.png", torch.full((3, 16, 16), 0.5), 8)
+    data = ("--data", str(tmp_path / "own"))
+    blind = CliRunner().invoke(app, ["evaluate", "--model", "median", *data])
+    assert blind.exit_code == 0 and "Note" not in blind.stderr
+    added = CliRunner().invoke(app, ["evaluate", "--model", "median", *data, "--sigma", "10"])
+    assert added.exit_code == 0 and "its own noisy ones are not used" in added.stderr
+    asked = CliRunner().invoke(app, ["evaluate", "--model", "bm3d", *data])
+    assert asked.exit_code == 1 and "a photograph's own is, is not known" in asked.stderr
+
+
+def test_what_was_measured_before_an_error_is_kept(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "set" / f"{name}.png", torch.rand(3, 16, 16), 8)
+    (tmp_path / "set" / "b.png").write_bytes((tmp_path / "set" / "b.png").read_bytes()[:60])
+    out = tmp_path / "rows.csv"
+    command = ["evaluate", "--model", "median", "--data", str(tmp_path / "set"), "--sigma", "10", "--out", str(out)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "1 images, is in" in result.stderr
+    assert pd.read_csv(out)["image"].tolist() == ["a"]
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    from repro import evaluate
+
+    write_image(tmp_path / "a.png", torch.rand(3, 16, 16), 8)
+    (tmp_path / "plain").touch()
+    monkeypatch.setattr(evaluate, "_run", lambda *given, **level: pytest.fail("it was denoised"))
+    result = CliRunner().invoke(
+        app, ["denoise", str(tmp_path / "a.png"), str(tmp_path / "plain" / "b.png"), "--model", "median"]
+    )
+    assert result.exit_code == 1 and result.stderr.startswith("Error: Cannot write")
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path):
+    for more, says in ((("--colour", "L"), "--weights published"), (("--out", "x.xlsx"), "written as CSV")):
+        result = CliRunner().invoke(app, ["evaluate", "--model", "median", "--data", "kodak24", *more])
+        assert result.exit_code == 1 and says in result.stderr
+
+
+def test_an_error_of_the_system_is_a_sentence(tmp_path):
+    write_image(tmp_path / "a.png", torch.rand(3, 16, 16), 8)
+    out = tmp_path / f"{'x' * 300}.png"
+    result = CliRunner().invoke(app, ["denoise", str(tmp_path / "a.png"), str(out), "--model", "median"])
+    assert result.exit_code == 1 and "File name too long" in result.stderr and "Unexpected" not in result.stderr
+
+
+def test_the_version_is_told():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0 and re.fullmatch(r"repro \d+\.\S+\n", result.stdout)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False), ("no", False)])
+def test_tracebacks_are_shown_where_they_are_asked_for(value, shown, monkeypatch):
+    monkeypatch.setenv("REPRO_DEBUG", value)
+    result = CliRunner().invoke(app, ["data", "path", "nothing"])
+    assert isinstance(result.exception, ReproError) == shown

@@ -365,3 +365,19 @@ def test_pillow_reads_what_is_written_here(tmp_path):
         high = np.asarray(image)
     expected = (noise_image(3, 16).double() * 65535).round().numpy().transpose(1, 2, 0) // 256
     assert np.array_equal(high, expected)
+
+
+def test_a_raw_photograph_is_not_its_preview(tmp_path):
+    preview, whole = np.zeros((20, 30, 3), np.uint8), np.zeros((200, 300, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "photo.tif") as tiff:
+        tiff.write(preview, subfiletype=1, subifds=1, photometric="rgb")
+        tiff.write(whole, photometric="rgb")
+    with pytest.raises(ReproError, match="begins with a preview, as the raw files of cameras do"):
+        read_picture(tmp_path / "photo.tif")
+
+
+def test_colours_under_transparency_are_kept(tmp_path):
+    pixels = torch.tensor([200, 100, 50]).view(3, 1, 1).expand(3, 4, 4) / 255
+    for suffix in ("png", "webp"):
+        write_image(tmp_path / f"a.{suffix}", pixels, 8, alpha=torch.zeros(1, 4, 4))
+        assert np.asarray(Image.open(tmp_path / f"a.{suffix}"))[0, 0].tolist() == [200, 100, 50, 0], suffix

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import repro
 from repro import files, weights
-from repro.errors import ReproError
+from repro.errors import ReproError, unknown_name
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
 NAMES = SHARED / "vectors" / "upstream_names"
@@ -334,3 +334,27 @@ def test_a_torch_file_that_is_none_is_refused(net, tmp_path, content):
     path.write_bytes(path.read_bytes()[:5000] if content == "truncated" else content)
     with pytest.raises(ReproError):
         weights.load(path, model="sadnet")
+
+
+def test_a_file_is_what_its_first_bytes_say(tmp_path):
+    net = repro.build("dncnn", depth=3, width=4)
+    upstream = {net.upstream_name(ours): tensor for ours, tensor in net.state_dict().items()}
+    torch.save(upstream, tmp_path / "plain.ckpt")
+    assert isinstance(weights.load(tmp_path / "plain.ckpt", "dncnn"), type(net))
+    weights.save(net, tmp_path / "ours.safetensors")
+    (tmp_path / "ours.safetensors").rename(tmp_path / "ours.pth")
+    assert isinstance(weights.load(tmp_path / "ours.pth"), type(net))
+
+
+def test_a_filter_is_no_network():
+    with pytest.raises(ReproError, match="median is a filter without weights, and no sadnet"):
+        weights.load("median", "sadnet")
+
+
+def test_a_name_may_have_been_one_that_begins_with_it():
+    known = ["scaoednet-sca", "sadnet-colour-50", "SADNet-gray", *(f"sadnet-{k}" for k in range(9))]
+    error = str(unknown_name("model", "sadnet", known))
+    assert "sadnet-colour-50 or SADNet-gray" in error and "scaoednet" not in error and "another of 11" in error
+    assert "did you mean bm3d?" in str(unknown_name("model", "BM3D", ["bm3d"]))
+    assert "did you mean median?" in str(unknown_name("model", "mediam", ["median", "bm3d"]))
+    assert "there are bm3d." in str(unknown_name("model", "zzz", ["bm3d"]))

@@ -205,7 +205,8 @@ def verify(name: str) -> Path:
     entry = find(name)
     where = locate(name)
     if where is None:
-        raise ReproError(f"{name} is not on this machine; `repro data fetch {name}` downloads it.")
+        how = f"`repro data fetch {name}` downloads it" if entry.at_home() else entry.obtain.rstrip(".")
+        raise ReproError(f"{name} is not on this machine; {how}.")
     _verify(entry, where, anew=True)
     return where
 

@@ -257,6 +257,10 @@ def _decode_tiff_16(data: bytes, path: str | Path) -> tuple[np.ndarray, bytes | 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page = tiff.pages[0]
+            if page.is_reduced or page.tags.get("SubIFDs"):  # the layout of DNG, NEF, ARW and others
+                raise ReproError(
+                    f"{path} begins with a preview, as the raw files of cameras do: develop it to a PNG or TIFF first."
+                )
             _check_count(path, (page.imagewidth, page.imagelength), len(tiff.pages), page.samplesperpixel)
             if page.dtype is not None and (page.dtype.kind in "fc" or page.dtype.itemsize > 2):
                 raise ReproError(f"{path} stores its pixels as {page.dtype}; images of 8 or 16 bits can be read.")
@@ -320,7 +324,7 @@ def _encode(array: np.ndarray, suffix: str, icc_profile: bytes | None) -> bytes:
         return buffer.getvalue()
     kind = Image.registered_extensions()[suffix]
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[array.shape[2]]
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True}}.get(kind, {})
     if icc_profile and kind != "BMP":
         options = {**options, "icc_profile": icc_profile}
     image = Image.frombytes(mode, array.shape[1::-1], np.ascontiguousarray(array).tobytes())

@@ -6,6 +6,7 @@ source, flags, compiler and processor. Two processes that build at once write tw
 the same name. Without a compiler :func:`available` is false, :func:`why` says so, and the caller takes a slower path.
 """
 
+import atexit
 import ctypes
 import hashlib
 import importlib.util
@@ -15,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache as once
 from pathlib import Path
 
@@ -74,12 +76,35 @@ def _processor() -> str:
         return platform.processor()
 
 
+@once
+def _temporary() -> Path:
+    """A folder of this process, where the cache cannot be written: a read-only home, a full disk."""
+    folder = tempfile.TemporaryDirectory(prefix="repro-ops-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+def _choose_place(name: str) -> Path:
+    """Where a library is, or is to be built."""
+    kept = files.cache() / "ops" / name
+    if kept.exists():
+        return kept
+    try:
+        files.require_writable(kept)
+    except ReproError:
+        return _temporary() / name
+    return kept
+
+
 def _build(real: str) -> Path:
-    """The compiled library for one precision; raises :class:`ReproError` with the reason when there is none."""
+    """The compiled library for one precision; raises :class:`ReproError` with the reason when there is none.
+
+    It is kept in the cache, or where that cannot be written, in a temporary folder until the process ends.
+    """
     flags, failures = _flags(real), []
     for compiler in _compilers():
         key = "\0".join([SOURCE.read_text(), *flags, *compiler, _processor(), platform.machine()])
-        library = files.cache() / "ops" / f"deform_conv-{real}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+        library = _choose_place(f"deform_conv-{real}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so")
         if library.exists():
             return library
         try:

@@ -394,6 +394,8 @@ def _pair(name: str, value: int | Sequence[int]) -> list[int]:
     pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
     if len(pair) != 2:
         raise ValueError(f"{name} must be one number or a pair (y, x), not {value!r}.")
+    if not all(hasattr(number, "__index__") for number in pair):
+        raise TypeError(f"{name} must be a whole number or a pair of them, not {value!r}.")
     return pair
 
 

@@ -801,3 +801,20 @@ def test_an_image_too_large_for_the_kernels_counters_is_refused():
     offset, weight = torch.zeros(1, 2 * groups, 2, 2), torch.zeros(1, 8, 1, 1)
     with pytest.raises(ValueError, match=r"fewer than 2\^31 pixels"):
         cpu._Call(image, offset, None, weight, (side - 1,) * 2, (0, 0), (1, 1), (2, 2))
+
+
+@pytest.mark.parametrize("wrong", [1.0, "same", (1, 0.5), None])
+def test_what_is_no_whole_number_is_a_type_error(wrong):
+    given = torch.rand(1, 2, 5, 5), torch.zeros(1, 18, 5, 5), torch.rand(2, 2, 3, 3)
+    with pytest.raises(TypeError, match="padding must be a whole number"):
+        ops.deform_conv2d(*given, padding=wrong)
+
+
+@pytest.mark.skipif(not deform_conv._usable("cpu", "cpu")[0], reason="no compiled CPU kernel here")
+def test_a_cache_that_cannot_be_written_costs_no_speed(tmp_path):
+    """The library is built for this process alone, and goes with it."""
+    (tmp_path / "plain").touch()
+    code = "from repro.ops import cpu; assert not about, about; print(cpu._build('float'), cpu._build('float'))"
+    first, second = run_child(code, REPRO_CACHE=str(tmp_path / "plain"), TMPDIR=str(tmp_path)).split()
+    assert first == second and str(tmp_path) in first and "repro-ops-" in first
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
