@@ -277,20 +277,30 @@ def _describe_own_network(own: Group, study: Study) -> list[str]:
 
 
 def describe_real(study: Study) -> str:
-    """PSNR on photographs with real noise of GradNet, its naive denoiser and BM3D."""
-    rows = []
+    """PSNR on photographs with real noise of GradNet, its naive denoiser and BM3D, and of the noisy photographs
+    themselves, than which a network that has learned little is worse."""
+    rows, noisy, worse = [], {}, []
     for group in study.groups:
         about = group.first
         real = about["experiment"] in ("gradnet-real-naive", "gradnet-real", "bm3d-estimated", "bm3d-estimated-times-5")
         if real:
             rows.append((about["experiment"], [_mean(group, name) for name in REAL]))
+            for name in REAL:
+                if _has(group, name):
+                    gained = compare(group.per_seed(name), group.per_seed(name, "psnr_noisy_db"))
+                    noisy[name] = f"{group.per_image(name, 'psnr_noisy_db').mean():.2f}"
+                    worse += [f"`{about['experiment']}` on {name} ({gained.signed()} dB)"] if gained.sign < 0 else []
     if not rows:
         return "Not measured yet: `repro campaign --only 'gradnet-real*' --only 'bm3d-estimated*'` does it."
-    body = "".join(
+    body = "".join(f"<td>{noisy.get(name, '-')}</td>" for name in REAL)
+    body = f"<tr><td>the noisy photographs</td>{body}</tr>"
+    body += "".join(
         f"<tr><td><code>{name}</code></td>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
         for name, values in rows
     )
     table = _table("PSNR in dB on photographs with real noise", ("network", *REAL), body)
+    if worse:
+        table += f"\n\nWorse than what they were given: {'; '.join(worse)}."
     groups = {group.first["experiment"]: group for group in study.groups}
     told = []
     for first, second in (("gradnet-real", "gradnet-real-naive"), ("bm3d-estimated-times-5", "bm3d-estimated")):

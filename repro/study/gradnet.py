@@ -227,6 +227,12 @@ def _judge_on_other_photographs(claim: pd.Series, first: Group, second: Group, e
     verdict = verdicts.judge_ordering(claim, first, second, evaluation)
     word = DIRECTION if verdict.word == REPRODUCED else verdict.word
     where = f"On {REAL_PHOTOGRAPHS}, which neither was trained on, not on SIDD."
+    gained = compare(second.per_seed(evaluation), second.per_seed(evaluation, "psnr_noisy_db"))
+    if word == DIRECTION and gained.sign < 0:  # ahead of it are the photographs as they were taken
+        word, where = (
+            verdicts.NOT_TESTABLE,
+            f"{where} But the other is {gained.signed()} dB against no denoising at all.",
+        )
     return replace(verdict, word=word, reason=f"{verdict.reason} {where}")
 
 

@@ -143,6 +143,11 @@ def test_what_is_ahead_on_sidd_is_tested_on_other_photographs(make_record, gain,
     assert "On cc15, which neither was trained on, not on SIDD. 003 measured on the folder" in verdict.reason
     bm3d = make_record("c", 34 + SPREAD, method="bm3d", variant="estimated, times 5", steps=0, **real)
     assert settled("003-order-sidd-bm3d-over-dncnn", naive, bm3d).word == NOT_REPRODUCED
+    noisy = pd.read_csv(naive.folder / "metrics.csv").assign(psnr_noisy_db=38 + SPREAD)
+    noisy.to_csv(naive.folder / "metrics.csv", index=False)
+    verdict = settled("003-order-sidd-gradnet-dncnn-over-dncnn", records.read(naive.folder), ours)
+    assert verdict.word == (NOT_TESTABLE if gain > 0 else NOT_REPRODUCED)
+    assert ("-3.00 [-3.00, -3.00] dB against no denoising at all" in verdict.reason) == (gain > 0)
 
 
 @pytest.mark.parametrize(("change", "word"), [(0.0002, DIRECTION), (0.02, NOT_REPRODUCED)])
