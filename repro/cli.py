@@ -39,7 +39,7 @@ class Command(TyperCommand):
             elif isinstance(error, OSError) and error.filename:  # a folder that may not be read, a name too long
                 _complain(f"{error.filename}: {error.strerror}.")
             else:
-                command = context.command_path.removeprefix("repro ")
+                command = " ".join(context.command_path.split()[1:])  # without the program's own name
                 how = f"`repro --debug {command} ...` shows where"
                 _complain(f"Unexpected {type(error).__name__}: {error} ({how}).")
             raise typer.Exit(1) from None

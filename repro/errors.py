@@ -18,8 +18,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ReproError:
     known = list(known)
     wanted = name.casefold()
     begun = sorted((other for other in known if wanted and other.casefold().startswith(wanted)), key=len)
-    alike = [other for other in get_close_matches(name, known) if other not in begun]
-    if near := begun + (alike if len(begun) < 2 else []):
+    if near := begun or get_close_matches(name, known):
         more = f" or another of {len(near)}" if len(near) > SUGGESTED else ""
         return ReproError(f"There is no {kind} {name!r}; did you mean {' or '.join(near[:SUGGESTED])}{more}?")
     return ReproError(f"There is no {kind} {name!r}; there are {', '.join(known) or 'none'}.")

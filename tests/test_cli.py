@@ -287,7 +287,10 @@ def test_a_folder_for_a_network_that_is_not_told_enough_is_one_error(models, pho
 
 def test_a_name_that_is_almost_right(photo, tmp_path):
     told = failure("denoise", photo, tmp_path / "x.png", "--model", "bm3")
-    assert told == "Error: There is no trained model or filter 'bm3'; did you mean bm3d or cbm3d?"
+    assert told == (
+        "Error: There is no trained model or filter 'bm3'; did you mean bm3d or bm3d-estimated or "
+        "bm3d-estimated-times-5?"
+    )
 
 
 def test_a_level_beyond_255_is_a_wrong_option(models, photo, tmp_path):

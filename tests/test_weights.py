@@ -354,7 +354,7 @@ def test_a_filter_is_no_network():
 def test_a_name_may_have_been_one_that_begins_with_it():
     known = ["scaoednet-sca", "sadnet-colour-50", "SADNet-gray", *(f"sadnet-{k}" for k in range(9))]
     error = str(unknown_name("model", "sadnet", known))
-    assert "sadnet-colour-50 or SADNet-gray" in error and "scaoednet" not in error and "another of 11" in error
+    assert "sadnet-0 or sadnet-1" in error and "scaoednet" not in error and "another of 11" in error
     assert "did you mean bm3d?" in str(unknown_name("model", "BM3D", ["bm3d"]))
     assert "did you mean median?" in str(unknown_name("model", "mediam", ["median", "bm3d"]))
     assert "there are bm3d." in str(unknown_name("model", "zzz", ["bm3d"]))
