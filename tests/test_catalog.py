@@ -304,3 +304,13 @@ def test_one_image_by_its_name():
         catalog.sample("embedded-test", "astronot")
     with pytest.raises(ReproError, match=r"no photograph '7'; there are .*astronaut"):
         catalog.sample("embedded-test", 7)  # as papermill hands on a name that looks like a number
+
+
+def test_what_nobody_can_download_is_not_advised_to_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    with pytest.raises(ReproError) as refused:
+        catalog.verify("dnd")
+    assert catalog.find("dnd").obtain.rstrip(".") in str(refused.value) and "fetch" not in str(refused.value)
+    with pytest.raises(ReproError, match="`repro data fetch kodak24` downloads it"):
+        catalog.verify("kodak24")
