@@ -35,11 +35,22 @@ from pathlib import Path
 
 EVALUATION_MINUTES = 60  # beyond the campaign's estimate, which knows an evaluation from another seed's alone
 
+SETTINGS = (
+    "budget", "only", "results", "experiments", "gpus", "nodes", "processes", "threads", "retries", "minutes", "margin",
+    "repro",
+)  # fmt: skip
+if unknown := sorted(config.keys() - set(SETTINGS)):
+    raise WorkflowError(f"There is no setting {', '.join(unknown)}; known to --config are {', '.join(SETTINGS)}.")
+
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config.get("results", ROOT / "results")).resolve()
-REPRO = shutil.which(str(config.get("repro", ROOT / ".venv" / "bin" / "repro"))) or shutil.which("repro")
+if "repro" in config:
+    REPRO = shutil.which(str(config["repro"]))
+else:
+    REPRO = shutil.which(ROOT / ".venv" / "bin" / "repro") or shutil.which("repro")
 if REPRO is None:
-    raise WorkflowError("The command `repro` is not here; name it with --config repro=/path/to/repro.")
+    named = config.get("repro", "repro")
+    raise WorkflowError(f"There is no command {named} here; name it with --config repro=/path/to/repro.")
 ONLY = [name for name in str(config.get("only", "")).split(",") if name]
 IN_STORAGE = workflow.storage_settings.default_storage_provider is not None
 BUDGET = config.get("budget", None if ONLY else "paper")

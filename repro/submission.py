@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from repro.data import catalog, official
 from repro.errors import ReproError
-from repro.evaluate import denoise
+from repro.evaluate import check_level, denoise
 from repro.files import locked, sha256, write_atomically
 from repro.models.base import Denoiser
 from repro.models.ensemble import SelfEnsemble
@@ -63,6 +63,7 @@ def submit_sidd(
     """
     folder = Path(folder)
     noisy = official.read_sidd_benchmark(catalog.find_layout(str(data), "sidd-benchmark"))
+    check_level(net, sigma=_of_unit(sigma_255))  # before the folder is claimed for it
     made_with = _describe(net, method, sigma_255, ensemble)
     with _claimed(folder, "sidd", made_with, {noisy.path.name: sha256(noisy.path)}):
         return _write_sidd(SelfEnsemble(net) if ensemble else net, noisy, folder, method, sigma_255, progress)
@@ -135,6 +136,8 @@ def submit_dnd(
     photographs = official.read_dnd(where)
     for photograph in photographs:  # all of them now, rather than after hours of work
         photograph.check()
+        for level in _find_levels(net, photograph, sigma_255):
+            check_level(net, sigma=_of_unit(level))
     sizes = {photograph.path.name: photograph.path.stat().st_size for photograph in photographs}
     read = {"info.mat": sha256(where / "info.mat"), "bytes": sizes}
     with _claimed(folder, "dnd", _describe(net, method, sigma_255, ensemble), read):
@@ -152,9 +155,7 @@ def _write_dnd(
     with _bar(photographs, "dnd", progress) as bar:
         for photograph, path in zip(photographs, done, strict=True):
             if not path.exists():
-                levels = [sigma_255] * len(photograph.boxes)
-                if sigma_255 is None and net.needs_sigma and photograph.sigmas is not None:
-                    levels = [255 * sigma for sigma in photograph.sigmas]
+                levels = _find_levels(net, photograph, sigma_255)
                 finished = np.empty(len(levels), dtype=object)
                 for box, (noisy, level) in enumerate(zip(photograph.crop(), levels, strict=True)):
                     finished[box] = _denoise(net, noisy, level)
@@ -163,9 +164,21 @@ def _write_dnd(
     return done
 
 
+def _find_levels(net: Denoiser, photograph: official.DNDImage, sigma_255: float | None) -> list[float | None]:
+    """What the network is told of the noise in each box."""
+    if sigma_255 is None and net.needs_sigma and photograph.sigmas is not None:
+        return [255 * sigma for sigma in photograph.sigmas]
+    return [sigma_255] * len(photograph.boxes)
+
+
 def _denoise(net: Denoiser, noisy: np.ndarray, sigma_255: float | None) -> np.ndarray:
     """[H, W, 3], of the kind and range that ``noisy`` is."""
-    return denoise(noisy, model=net, sigma=None if sigma_255 is None else sigma_255 / 255)
+    return denoise(noisy, model=net, sigma=_of_unit(sigma_255))
+
+
+def _of_unit(sigma_255: float | None) -> float | None:
+    """The same level in units of [0, 1]."""
+    return None if sigma_255 is None else sigma_255 / 255
 
 
 def _describe(net: Denoiser, method: str, sigma_255: float | None, ensemble: bool) -> dict:
@@ -194,20 +207,26 @@ def _claimed(folder: Path, benchmark: str, made_with: dict, read: dict) -> Itera
 
 
 def _claim(folder: Path, wanted: dict) -> None:
-    """Write ``submission.json``, or raise :class:`ReproError` if the folder holds something else than its beginning."""
+    """Write ``submission.json``, or raise :class:`ReproError` if the folder holds something else than its beginning.
+
+    A note of a submission of which nothing is there yet is written anew.
+    """
     note = folder / "submission.json"
+    begun = any((folder / name).exists() for name in ("bundled", "parts", "SubmitSrgb.mat", "SubmitSrgb.csv"))
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if any((folder / name).exists() for name in ("bundled", "parts", "SubmitSrgb.mat", "SubmitSrgb.csv")):
+        if begun:
             raise ReproError(f"{folder} holds a submission of unknown origin: name another folder.") from None
-        with write_atomically(note) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        return
+        found = dict.fromkeys(wanted)
     except (OSError, ValueError) as error:
         raise ReproError(f"Cannot read {note}: {error}.") from None
     found = found if isinstance(found, dict) else {}
-    if differing := [key for key in wanted | found if found.get(key) != wanted.get(key)]:
+    differing = [key for key in wanted | found if found.get(key) != wanted.get(key)]
+    if differing and not begun and found.keys() == wanted.keys():  # by other keys it is no note of a submission
+        with write_atomically(note) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    elif differing:
         raise ReproError(
             f"{folder} holds a submission that was made otherwise (submission.json: {', '.join(differing)}): name "
             f"another folder."

@@ -32,7 +32,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -118,6 +118,8 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
 
 # The same where what is learned is pairs, noise of cameras.
 SOURCES_OF_PAIRS = {"sadnet": {"loss": "l1"}}
+
+NEWER_SETTINGS = {"pairs", "pairs_share"}  # which the config.json of an older run lacks
 
 # Whether a setting is possible, and which are.
 RANGES: dict[str, tuple[Callable, str]] = {
@@ -276,16 +278,17 @@ def train(
 ) -> Path:
     """Train in ``folder``, or resume what is there, and return the path of the final weights.
 
-    A finished run is left as it is, whether its checkpoints are still there or not. The final weights are the
-    averaged ones where ``ema_decay`` is set. ``progress`` is called with each row
-    of the curve (a dict); left out, there is a progress bar on a terminal and a line every half minute
-    elsewhere. ``device`` is what :func:`repro.devices.choose` takes. Started by ``torchrun``, the processes share each
-    batch (:mod:`repro.parallel`) and see the same ``folder``. ``results`` is a folder whose weights come before the
-    study's where a part of the network is to start from published ones.
+    A finished run is left as it is, whether its checkpoints are still there or not; only weights that are damaged are
+    written anew, from the newest checkpoint. The final weights are the averaged ones where ``ema_decay`` is set.
+    ``progress`` is called with each row of the curve (a dict); left out, there is a progress bar on a terminal and a
+    line every half minute elsewhere. ``device`` is what :func:`repro.devices.choose` takes. Started by ``torchrun``,
+    the processes share each batch (:mod:`repro.parallel`) and see the same ``folder``. ``results`` is a folder whose
+    weights come before the study's where a part of the network is to start from published ones.
 
     Raises :class:`Interrupted` after SIGINT or SIGTERM, and :class:`ReproError` for a folder that holds
-    another run, is in use or has damaged checkpoints alone, for a loss or gradient that is not finite, and
-    for a disk that is full.
+    another run or somebody else's files by the names of a run's, is in use or has damaged checkpoints alone, for a
+    loss or gradient that is not finite, and for a disk that is full. Before settings and data have proved to be in
+    order, nothing but the lock is written.
     """
     folder = Path(folder)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -303,10 +306,13 @@ def train(
     fabric.launch()
     with ExitStack() as stack:
         if fabric.global_rank == 0:
+            _require_no_others_files(folder)
             stack.enter_context(locked(folder / ".lock", f"Another process is training in {folder}."))
-            _claim(folder, config)
+            _require_same_settings(folder, config)
         fabric.barrier()
-        if (folder / WEIGHTS).exists() and (folder / SUMMARY).exists():  # the last that is written
+        if _is_finished(folder, speaks=fabric.global_rank == 0):
+            if fabric.global_rank == 0:
+                _sweep_up(folder)
             return folder / WEIGHTS
         if fabric.device.type == "cpu":
             keep_freed_memory()
@@ -314,7 +320,7 @@ def train(
         else:
             torch.cuda.reset_peak_memory_stats(fabric.device)  # a campaign trains one after the other in a process
         stack.enter_context(_repeatable(fabric.device))
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(_signals(speaks=fabric.global_rank == 0))
         try:
             return _Run(config, folder, fabric, progress, results).finish(stop)
         except OSError as error:
@@ -396,6 +402,9 @@ class _Run:
         patches = Patches(images, *how, pairs, config.pairs_in_batch)
         if config.pairs is not None and self.tells_real:
             self.objective = partial(self.objective, real=patches.real.to(device))
+        if fabric.global_rank == 0:  # settings and data can be trained with: from here on the folder is written to
+            _claim(self.folder, config)
+            _truncate(self.folder / "curve.csv", self.step)
         batches = patches.batches(self.step, workers=4 if on_gpu else 1, pin_memory=on_gpu)
         began = time.monotonic() - self.seconds
         with closing(batches), _progress(config, self.step, self.progress) as self.report:
@@ -538,7 +547,6 @@ class _Run:
     def _resume(self, found: tuple[dict[str, Tensor], dict] | None) -> None:
         """Go on from the checkpoint that was ``found``, or begin."""
         if found is None:
-            (self.folder / "curve.csv").unlink(missing_ok=True)
             return
         saved, facts = found
         for name, parameter in self.net.named_parameters():
@@ -561,7 +569,6 @@ class _Run:
         self.tally, self.row = facts["tally"], facts["row"]
         if self.fabric.global_rank == 0:
             self._compare_circumstances(facts)
-            _truncate(self.folder / "curve.csv", self.step)
 
     def _compare_circumstances(self, facts: dict) -> None:
         """Warn where the run goes on in other circumstances than those of the checkpoint with these ``facts``."""
@@ -780,24 +787,82 @@ def watch_offsets(net: nn.Module) -> Iterator[dict[str, list[float]]]:
 # --- the folder -----------------------------------------------------------------------------------
 
 
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Sweep up what a kill left half-written; then make the folder this run's or check that it is."""
-    for name in (CHECKPOINT, "config.json", "curve.csv", SUMMARY, WEIGHTS):  # what is written here, and nobody else's
-        for leftover in folder.glob(f".{Path(name).stem}-{8 * '?'}{Path(name).suffix}"):
-            leftover.unlink()
-    path, ours = folder / "config.json", json.loads(json.dumps(asdict(config)))
-    if not any(folder.glob("[!.]*.safetensors")):  # nothing is lost: the first attempt had a typing error, perhaps
-        _write_json(path, ours)
+def _require_no_others_files(folder: Path) -> None:
+    """Raise a ReproError where the folder has files by the names that a run writes, and they are of no run.
+
+    Files by other names are nobody's business.
+    """
+    written = ("config.json", "curve.csv", SUMMARY, "[!.]*.safetensors")
+    held = [path.name for pattern in written for path in folder.glob(pattern)]
+    if not held or _read_settings(folder) is not None:
         return
+    if held[0] == "config.json":
+        raise ReproError(f"{folder} holds a config.json that is of no run; choose another folder.")
+    raise ReproError(f"{folder} holds {held[0]} and no readable config.json; choose another folder.")
+
+
+def _read_settings(folder: Path) -> dict | None:
+    """What the config.json of a run says; None where there is none, or one that no run has written."""
     try:
-        theirs = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ReproError(f"{folder} holds weights and no readable config.json; choose another folder.") from error
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    named = {f.name for f in fields(TrainConfig)} - NEWER_SETTINGS
+    return found if isinstance(found, dict) and named <= found.keys() else None
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Whether there is more to lose than a configuration and a curve: the first attempt had a typing error, perhaps."""
+    return any(folder.glob("[!.]*.safetensors"))
+
+
+def _require_same_settings(folder: Path, config: TrainConfig) -> None:
+    """Raise a ReproError where the folder has checkpoints or weights of a run with other settings."""
+    if not _holds_weights(folder):
+        return
+    ours, theirs = json.loads(json.dumps(asdict(config))), _read_settings(folder) or {}
     theirs = json.loads(json.dumps(asdict(TrainConfig(steps=1)))) | theirs  # what it is older than had its default
     different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if different:
         there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)
         raise ReproError(f"{folder} holds a run with other settings ({there}); choose another folder.")
+
+
+def _is_finished(folder: Path, speaks: bool) -> bool:
+    """Whether final weights and summary are there, and the weights are whole.
+
+    Damaged ones are said, by the one that ``speaks``; a ReproError where no checkpoint is there to write them anew
+    from: who began anew would train for hours unasked.
+    """
+    path = folder / WEIGHTS
+    if not (path.exists() and (folder / SUMMARY).exists()):  # the last that is written
+        return False
+    try:
+        load(path)
+    except ReproError as error:
+        if newest_checkpoint(folder) is None:
+            raise ReproError(
+                f"{str(error).removesuffix('.')}, and no checkpoint is there to write it anew from; delete it to train "
+                f"again, or choose another folder."
+            ) from error
+        if speaks:
+            _warn(f"{str(error).removesuffix('.')}; it is written anew from the newest checkpoint")
+        return False
+    return True
+
+
+def _sweep_up(folder: Path) -> None:
+    """Remove what a kill left half-written."""
+    for name in (CHECKPOINT, "config.json", "curve.csv", SUMMARY, WEIGHTS):  # what is written here, and nobody else's
+        for leftover in folder.glob(f".{Path(name).stem}-{8 * '?'}{Path(name).suffix}"):
+            leftover.unlink()
+
+
+def _claim(folder: Path, config: TrainConfig) -> None:
+    """Make the folder this run's."""
+    _sweep_up(folder)
+    if not _holds_weights(folder):
+        _write_json(folder / "config.json", json.loads(json.dumps(asdict(config))))
 
 
 def _append(path: Path, row: dict) -> None:
@@ -810,11 +875,11 @@ def _append(path: Path, row: dict) -> None:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Drop the rows after ``step``, and a last line that was cut off by a kill."""
+    """Drop the rows after ``step``, and a last line that was cut off by a kill; all of it where the run begins."""
     if not path.exists():
         return
     header, *rows = path.read_text().splitlines(keepends=True) or [""]
-    if not header.endswith("\n"):
+    if step == 0 or not header.endswith("\n"):
         path.unlink()
         return
     kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
@@ -832,9 +897,10 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def _signals(speaks: bool = True) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect.
 
+    The first is answered on stderr, by the one that ``speaks``: the step or validation under way may take minutes.
     One that did not end the block as :class:`Interrupted`, since the last step was done or something else went wrong,
     is sent on afterwards to a handler of the caller's: who trains one network after the other must hear of it.
     """
@@ -846,6 +912,9 @@ def _signals() -> Iterator[list[int]]:
     def note(number, frame):
         caught.append(number)
         signal.signal(number, before[number])
+        if speaks and len(caught) == 1:
+            with suppress(OSError):  # print could meet itself half-way through another line
+                os.write(2, b"Stopping after this step; the same signal again stops at once.\n")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     heeded = False

@@ -72,7 +72,7 @@ class Workflow:
         (folder / "list.toml").write_text(LIST)
         self.repro = Path(sys.executable).with_name("repro")
         settings = {"budget": "smoke", "results": self.results, "experiments": folder / "list.toml"} | settings
-        settings |= {"repro": self.repro}
+        settings = {"repro": self.repro} | settings
         self.command = [SNAKEMAKE, "--snakefile", files.root() / "Snakefile", "--directory", folder, "--nocolor"]
         self.command += ["--cores", "2", "--config", *(f"{name}={value}" for name, value in settings.items())]
         self.environment = os.environ | {"REPRO_RUNS": str(self.runs)}
@@ -135,6 +135,27 @@ def test_the_lock_of_the_cluster_names_what_it_needs():
     )
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(locked[requirement.name])
+
+
+@needs_snakemake
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"bugdet": "cpu"}, "There is no setting bugdet; known to --config are budget, only, results,"),
+        ({"repro": "/nonexistent/repro"}, "There is no command /nonexistent/repro here"),
+    ],
+)
+def test_a_setting_that_is_unknown_or_names_no_command_is_refused(settings, sentence, tmp_path):
+    code, said = Workflow(tmp_path / "wrong", **settings).run("--dry-run")
+    assert code != 0 and sentence in said
+
+
+def test_every_setting_of_the_snakefile_is_explained_at_its_top():
+    text = (files.root() / "Snakefile").read_text()
+    explained = re.findall(r"^    (\w+)  ", text.split('"""')[1].partition("Settings (")[2], re.MULTILINE)
+    (known,) = re.findall(r"^SETTINGS = \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
+    assert sorted(re.findall(r'"(\w+)"', known)) == sorted(explained)
+    assert set(re.findall(r'config(?:\.get\(|\[)"(\w+)"', text)) == set(explained)
 
 
 @pytest.fixture(scope="module")

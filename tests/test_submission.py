@@ -144,6 +144,32 @@ def test_a_submission_is_not_mixed_with_another(tmp_path):
         submission.submit_sidd(Inverting(), tmp_path, tmp_path / "BenchmarkNoisyBlocksSrgb.mat", method="x")
 
 
+@pytest.mark.parametrize("name", ["sidd", "dnd"])
+def test_a_folder_is_not_claimed_by_a_command_without_the_level(tmp_path, name):
+    (official_set.write_sidd_benchmark if name == "sidd" else official_set.write_dnd)(tmp_path)
+    submit, wrong = getattr(submission, f"submit_{name}"), {"sidd": None, "dnd": 300.0}[name]  # DND states levels
+    with pytest.raises(ReproError, match=r"must be told the noise level|is not in \[0, 1\]"):
+        submit(Inverting(needs_sigma=True), tmp_path, tmp_path / "out", method="x", sigma_255=wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_note_of_a_submission_that_has_not_begun_is_written_anew(tmp_path):
+    official_set.write_sidd_benchmark(tmp_path / "data")
+    note, broken = tmp_path / "out" / "submission.json", Inverting()
+    broken.forward = lambda noisy, sigma=None: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        submission.submit_sidd(broken, tmp_path / "data", tmp_path / "out", method="x")
+    assert json.loads(note.read_text())["method"] == "x"
+    submission.submit_sidd(Inverting(), tmp_path / "data", tmp_path / "out", method="y", sigma_255=20.0)
+    assert json.loads(note.read_text())["method"] == "y"
+    own = tmp_path / "own" / "submission.json"
+    own.parent.mkdir()
+    own.write_text('{"team": "mine"}')
+    with pytest.raises(ReproError, match="made otherwise"):
+        submission.submit_sidd(Inverting(), tmp_path / "data", own.parent, method="y")
+    assert own.read_text() == '{"team": "mine"}'
+
+
 def test_a_damaged_part_is_named(tmp_path):
     official_set.write_sidd_benchmark(tmp_path)
     with pytest.raises(Killed):

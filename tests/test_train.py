@@ -241,6 +241,16 @@ def test_asked_to_stop(number, uninterrupted, tmp_path):
     assert_same_run(folder, uninterrupted)
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+def test_the_first_signal_is_answered_once_and_by_one_process(speaks, capfd):
+    with suppress(KeyboardInterrupt), training._signals(speaks) as caught:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            signal.raise_signal(number)
+    assert caught == [signal.SIGTERM, signal.SIGINT]
+    said = "Stopping after this step; the same signal again stops at once.\n"
+    assert capfd.readouterr().err == (said if speaks else "")
+
+
 def flip(path, position):
     content = bytearray(path.read_bytes())
     content[position] ^= 1
@@ -327,6 +337,28 @@ def test_a_finished_run_needs_no_checkpoints(uninterrupted, tmp_path):
         train(replace(TINY, seed=7), folder)
 
 
+@pytest.mark.parametrize("damage", ["cut short", "a bit of a tensor"])
+def test_damaged_final_weights_are_written_anew(damage, uninterrupted, tmp_path, capsys):
+    folder, rows = tmp_path / "run", []
+    shutil.copytree(uninterrupted, folder)
+    DAMAGE[damage](folder / "weights.safetensors")
+    train(TINY, folder, progress=rows.append)
+    assert_same_run(folder, uninterrupted)
+    assert not rows, "nothing is trained twice"
+    assert "it is written anew from the newest checkpoint" in capsys.readouterr().err
+
+
+def test_damaged_final_weights_without_a_checkpoint_are_said(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    for path in folder.glob("checkpoint*"):
+        path.unlink()
+    os.truncate(folder / "weights.safetensors", 1000)
+    with pytest.raises(ReproError, match=r"weights\.safetensors is not .*, and no checkpoint is there"):
+        train(TINY, folder, progress=quiet)
+    assert (folder / "weights.safetensors").stat().st_size == 1000
+
+
 def test_nothing_is_written_over_where_every_checkpoint_is_damaged(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
@@ -406,6 +438,46 @@ def test_other_files_of_a_folder_stay(tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(ReproError, match=r"no readable config\.json"):
         train(replace(TINY, steps=1), folder, progress=quiet)
+
+
+def read_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["config.json", "curve.csv"], r"mine holds a config\.json that is of no run"),
+        (["curve.csv"], r"mine holds curve\.csv and no readable config\.json"),
+        (["summary.json"], r"mine holds summary\.json and no"),
+        (["other.safetensors"], r"mine holds other\.safetensors and no"),
+    ],
+)
+def test_files_of_somebody_else_by_the_names_of_a_run_are_left_alone(names, message, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text('{"model": "mine", "batch": 8, "steps": 1000}')
+    before = read_files(folder)
+    with pytest.raises(ReproError, match=message):
+        train(TINY, folder, progress=quiet)
+    assert read_files(folder) == before and not (folder / ".lock").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"data": "embedded-test"}, {"loss": "l3"}, {"patch": 1000}])
+def test_nothing_is_written_for_settings_or_data_that_are_refused(wrong, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ReproError):
+        train(replace(TINY, **wrong), folder, progress=quiet)
+    assert read_files(folder) == {"notes.txt": b"mine"}
+    training._claim(folder, TINY)
+    (folder / "curve.csv").write_text("step,seconds\n")  # of a first attempt
+    before = read_files(folder)
+    with pytest.raises(ReproError):
+        train(replace(TINY, **wrong), folder, progress=quiet)
+    assert read_files(folder) == before
 
 
 @pytest.mark.parametrize(

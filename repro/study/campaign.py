@@ -50,10 +50,10 @@ class _Asked(BaseException):
 def status(results: Path | None = None, experiments: list[Experiment] | None = None) -> pd.DataFrame:
     """One row per experiment and seed: state, steps done, seconds spent and estimated to remain.
 
-    ``state`` is ``done``, ``running`` (a process works on it now), ``interrupted``, ``waiting``, or
-    ``outdated``: it has a record, but of other settings than the list names now. ``seconds`` are those of the training,
-    ``seconds_training``, and those that the network took in the evaluations. ``seconds_left`` is what
-    :mod:`repro.study.estimates` says, NaN where it says nothing.
+    ``state`` is ``done``, ``running`` (a process works on it now), ``interrupted`` (something of it is kept, a
+    checkpoint or a measurement), ``waiting``, or ``outdated``: it has a record, but of other settings than the list
+    names now. ``seconds`` are those of the training, ``seconds_training``, and those that the network took in the
+    evaluations. ``seconds_left`` is what :mod:`repro.study.estimates` says, NaN where it says nothing.
     """
     results = results or files.results()
     experiments = experiments if experiments is not None else listing.load()
@@ -80,28 +80,32 @@ def run(
     ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
     otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, or shell patterns
     of names, of any budget, run in the order given. Whatever the order, what an experiment needs is run before it. One
-    that fails for a reason the user can mend (a data set that is not here) is said and passed over. Raises
-    :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours.
+    that fails for a reason the user can mend (a data set that is not here) is said and passed over, and the last line
+    counts such. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and ReproError where all failed,
+    where any had failed by the end of the hours, and where ``results`` cannot be written.
     """
     if _count_processes() > 1:
         raise ReproError("Several processes share one experiment, not a campaign: `repro experiment NAME` is theirs.")
     results = results or files.results()
     experiments = experiments if experiments is not None else listing.load()
     chosen = choose(experiments, budget, only)
-    written, failed = [], []
-    with _ending(hours):
+    written, failed, missing = [], [], False
+    with _saying_failures(failed, hours), _ending(hours):
         waiting = deque(_order(chosen, as_given=bool(only)))
         put_off: set[str] = set()
         while waiting:
             experiment, seed = waiting.popleft()
             state = _describe(experiment, seed, results)["state"]
             name = f"{experiment.name} seed {seed}"
-            if state in ("done", "outdated", "running"):
-                if state == "outdated":
-                    home = _home(results, experiment, seed)
-                    say(f"{name}: its record is of other settings than the list's; remove {home} to redo it.")
-                if state == "running":
-                    say(f"{name}: another process works on it.")
+            if state == "done":
+                continue
+            missing = True
+            if state == "outdated":
+                home = _home(results, experiment, seed)
+                say(f"{name}: its record is of other settings than the list's; remove {home} to redo it.")
+                continue
+            if state == "running":
+                say(f"{name}: another process works on it.")
                 continue
             elsewhere = _running_needs(experiment, experiments, results)
             if elsewhere and name not in put_off:
@@ -109,6 +113,7 @@ def run(
                 put_off.add(name)
                 waiting.append((experiment, seed))
                 continue
+            _require_writable_results(experiment, seed, results)
             say(f"{name}: {experiment.why} [{state}]")
             try:
                 began = time.monotonic()
@@ -123,7 +128,33 @@ def run(
                 say(f"{name}: {error}")
     if failed and not written:
         raise ReproError(f"Nothing could be finished; see above for {', '.join(failed)}.")
+    if failed:
+        say(f"{len(failed)} of {len(written) + len(failed)} runs failed; see above for {', '.join(failed)}.")
+    if not missing:
+        say("Nothing is missing.")
     return written
+
+
+@contextmanager
+def _saying_failures(failed: list[str], hours: float | None) -> Iterator[None]:
+    """An end of the hours within the block is an error of its own where something has ``failed`` by then."""
+    began = time.monotonic()
+    try:
+        yield
+    except Stopped as stopped:
+        if failed and hours is not None and time.monotonic() - began >= hours * 3600 - 1:
+            counted = f"{len(failed)} run{'s' if len(failed) > 1 else ''}"
+            raise ReproError(
+                f"The {hours:g} hours are over, and {counted} failed (see above for {', '.join(failed)}); the same "
+                f"command goes on."
+            ) from stopped
+        raise
+
+
+def _require_writable_results(experiment: Experiment, seed: int, results: Path) -> None:
+    """Raise a ReproError where a record or its weights could not be written, before hours of work rather than after."""
+    for folder in ("runs", "weights") if experiment.publishes(seed) else ("runs",):
+        files.require_writable(results / folder / f"{experiment.name}-seed{seed}.safetensors")
 
 
 def _order(experiments: list[Experiment], as_given: bool = False) -> list[tuple[Experiment, int]]:
@@ -191,6 +222,8 @@ def run_one(
         return home
     if state == "outdated":
         raise ReproError(f"{home} is a record of other settings than the list's; remove it to redo the run.")
+    if _is_first_process():
+        _require_writable_results(experiment, seed, results)
     with _ending(None):
         try:
             if _is_first_process():
@@ -477,13 +510,26 @@ def _look_at(experiment: Experiment, seed: int, results: Path) -> dict:
         row["state"] = "done" if _is_current(record, experiment, seed, results) else "outdated"
         return row
     folder = _workplace(experiment, seed)
-    if (folder / "environment.json").exists():
-        row["state"] = "running" if _is_locked(folder) else "interrupted"
-        curve = folder / "curve.csv"
-        if curve.exists() and (last := _last_row(curve)):
-            row |= {"steps": int(last[0]), "seconds_training": float(last[1])}
-        row["seconds"] = row["seconds_training"] + _sum_evaluation_seconds(folder)
+    if _is_locked(folder):
+        row["state"] = "running"
+    elif _is_begun(folder):
+        row["state"] = "interrupted"
+    else:
+        return row
+    curve = folder / "curve.csv"
+    if curve.exists() and (last := _last_row(curve)):
+        row |= {"steps": int(last[0]), "seconds_training": float(last[1])}
+    row["seconds"] = row["seconds_training"] + _sum_evaluation_seconds(folder)
     return row
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether an unfinished run has something to go on from: a checkpoint, or a table or journal of a measurement.
+
+    A curve without a checkpoint is none: the training begins anew.
+    """
+    kept = (path for pattern in ("safetensors", "csv", "journal") for path in folder.glob(f"[!.]*.{pattern}"))
+    return (folder / "environment.json").exists() and any(path.name != "curve.csv" for path in kept)
 
 
 def _sum_evaluation_seconds(folder: Path) -> float:

@@ -152,6 +152,79 @@ def test_a_missing_data_set_does_not_end_the_campaign(tmp_path):
     assert any("div2k" in line for line in said)
 
 
+def test_the_last_line_counts_failures(tmp_path, monkeypatch):
+    def carry_out(experiment, seed, results, say):
+        if experiment.name == "good":
+            return tmp_path
+        raise ReproError("No such data.")
+
+    monkeypatch.setattr(campaign, "carry_out", carry_out)
+    rows, said = [replace(TINY, name=name) for name in ("bad", "good", "worse")], []
+    assert campaign.run(only=("*",), results=tmp_path, experiments=rows, say=said.append) == [tmp_path]
+    assert said[-1] == "2 of 3 runs failed; see above for bad seed 0, worse seed 0."
+    with pytest.raises(ReproError, match="Nothing could be finished; see above for bad seed 0"):
+        campaign.run(only=("bad",), results=tmp_path, experiments=rows, say=said.append)
+
+
+def test_hours_that_end_after_a_failure_are_an_error(tmp_path, monkeypatch):
+    def carry_out(experiment, seed, results, say):
+        if experiment.name == "bad":
+            raise ReproError("No such data.")
+        time.sleep(30)
+
+    monkeypatch.setattr(campaign, "carry_out", carry_out)
+    rows = [replace(TINY, name="bad"), replace(TINY, name="long")]
+    with pytest.raises(ReproError, match=r"hours are over, and 1 run failed \(see above for bad seed 0\)") as error:
+        campaign.run(0.5 / 3600, only=("*",), results=tmp_path, experiments=rows, say=lambda line: None)
+    assert not isinstance(error.value, campaign.Stopped)
+    with pytest.raises(campaign.Stopped):
+        campaign.run(0.5 / 3600, only=("long",), results=tmp_path, experiments=rows, say=lambda line: None)
+
+
+def test_a_campaign_with_nothing_to_do_says_so(published, results):
+    said = []
+    campaign.run(only=("tiny",), results=results, experiments=[TINY], say=said.append)
+    assert said == ["Nothing is missing."]
+
+
+@pytest.mark.parametrize("place", ["file", "/proc/nowhere"])
+def test_results_that_cannot_be_written_are_said_before_anything_is_trained(place, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(campaign, "carry_out", lambda *run: pytest.fail("it was begun"))
+    where = {"results": tmp_path / place, "experiments": [TINY], "say": lambda line: None}
+    with pytest.raises(ReproError, match=f"Cannot write .*{place}/runs/"):
+        campaign.run(only=("tiny",), **where)
+    with pytest.raises(ReproError, match=f"Cannot write .*{place}/runs/"):
+        campaign.run_one("tiny", **where)
+
+
+def test_weights_that_cannot_be_written_are_said_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "weights").write_text("mine")
+    monkeypatch.setattr(campaign, "carry_out", lambda *run: tmp_path)
+    campaign.run(only=("tiny",), results=tmp_path, experiments=[replace(TINY, publish=False)])
+    with pytest.raises(ReproError, match=r"Cannot write .*weights/tiny-seed0"):
+        campaign.run(only=("tiny",), results=tmp_path, experiments=[TINY])
+
+
+def test_the_status_writes_nothing(tmp_path, runs):
+    campaign.status(tmp_path / "results")
+    assert not runs.exists() and not (tmp_path / "results").exists()
+
+
+def test_a_run_that_failed_before_anything_was_kept_is_waiting(tmp_path, runs):
+    closed, place = replace(TINY, data="div2k"), runs / "tiny" / "seed0"
+    place.mkdir(parents=True)
+    for name, content in {"environment.json": "{}", "config.json": "{}", "network.json": "{}"}.items():
+        (place / name).write_text(content)
+    (place / "curve.csv").write_text("step,seconds\n2,0.5\n")  # without a checkpoint it begins anew
+    row = campaign.status(tmp_path, [closed]).iloc[0]
+    assert (row["state"], row["steps"]) == ("waiting", 0)
+    for kept in ("checkpoint.safetensors", "evaluation-kodak24-50.journal", "offsets-kodak24.csv"):
+        (place / kept).touch()
+        assert state(tmp_path, closed) == ["interrupted"], kept
+        (place / kept).unlink()
+
+
 def test_a_stop_is_not_swallowed_by_code_that_gets_over_errors():
     with pytest.raises(campaign.Stopped), campaign._ending(None):
         with suppress(ReproError, OSError):
@@ -236,14 +309,15 @@ def test_a_setting_that_is_newer_than_a_record_had_its_default_there(make_record
     assert records.find_differences(old.settings, make_record("same", [30.0, 31.0], pairs=None).settings) == []
 
 
-def test_hours_end_a_campaign(tmp_path):
+def test_hours_end_a_campaign(tmp_path, runs):
     long = replace(TINY, train=TINY.train | {"steps": 100_000})
     began = time.monotonic()
     with pytest.raises(campaign.Stopped):
         campaign.run(hours=2 / 3600, only=("tiny",), results=tmp_path, experiments=[long])
     assert time.monotonic() - began < 60
     row = campaign.status(tmp_path, [long]).iloc[0]
-    assert row["state"] == "interrupted"
+    begun = (runs / "tiny" / "seed0" / "checkpoint.safetensors").exists()
+    assert row["state"] == ("interrupted" if begun else "waiting")
     assert not row["seconds_left"] <= 0  # not a number where the time was over before the first step
 
 
