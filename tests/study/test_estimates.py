@@ -55,6 +55,8 @@ def test_a_run_that_was_begun_goes_on_at_its_own_pace(tmp_path, runs, record):
     folder.mkdir(parents=True)
     (folder / "environment.json").write_text("{}")
     (folder / "curve.csv").write_text("step,seconds,loss\n20,10.0,1\n40,20.0,1\n")
+    assert left(tmp_path, ROW)["row", 0] == pytest.approx(100.0), "without a checkpoint it begins anew"
+    (folder / "checkpoint.safetensors").touch()
     assert left(tmp_path, ROW)["row", 0] == pytest.approx(30.0)
     assert left(tmp_path, ROW)["row", 1] == pytest.approx(50.0), "and so does another seed of the row"
 
