@@ -727,7 +727,8 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
         rows = _summarise_offsets(group.first.folder)
         rows = rows[rows["claim"] == statement]
         shown = "; ".join(
-            f"{row.mean:+.2g} [{row.low:+.2g}, {row.high:+.2g}] (the first value alone: {row.own:.2g}) at 1/{row.cell_px}"
+            f"{row.mean:+.2g} [{row.low:+.2g}, {row.high:+.2g}] (the first value alone: {row.own:.2g}) "
+            f"at 1/{row.cell_px}"
             for row in rows.itertuples()
         )
         shown = f"{offsets.QUANTITIES[statement]}: {shown}"
