@@ -80,9 +80,9 @@ def run(
     ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
     otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, or shell patterns
     of names, of any budget, run in the order given. Whatever the order, what an experiment needs is run before it. One
-    that fails for a reason the user can mend (a data set that is not here) is said and passed over, and the last line
-    counts such. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and ReproError where all failed,
-    where any had failed by the end of the hours, and where ``results`` cannot be written.
+    that fails for a reason the user can mend (a data set that is not here) is said and passed over. Raises
+    :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and ReproError where any had failed, once nothing
+    else is left to do or the hours are over, and at once where ``results`` cannot be written.
     """
     if _count_processes() > 1:
         raise ReproError("Several processes share one experiment, not a campaign: `repro experiment NAME` is theirs.")
@@ -129,7 +129,8 @@ def run(
     if failed and not written:
         raise ReproError(f"Nothing could be finished; see above for {', '.join(failed)}.")
     if failed:
-        say(f"{len(failed)} of {len(written) + len(failed)} runs failed; see above for {', '.join(failed)}.")
+        count = len(written) + len(failed)
+        raise ReproError(f"{len(failed)} of {count} runs failed; see above for {', '.join(failed)}.")
     if not missing:
         say("Nothing is missing.")
     return written

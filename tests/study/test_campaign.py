@@ -147,23 +147,28 @@ def test_a_record_of_published_weights_says_whose(tmp_path, monkeypatch):
 def test_a_missing_data_set_does_not_end_the_campaign(tmp_path):
     closed = replace(TINY, name="closed", data="div2k")
     said = []
-    written = campaign.run(only=("*",), results=tmp_path, experiments=[closed, TINY], say=said.append)
-    assert [folder.parent.name for folder in written] == ["tiny"]
+    with pytest.raises(ReproError, match="1 of 2 runs failed; see above for closed seed 0"):
+        campaign.run(only=("*",), results=tmp_path, experiments=[closed, TINY], say=said.append)
+    assert [record["experiment"] for record in records.load(tmp_path / "runs")] == ["tiny"]
     assert any("div2k" in line for line in said)
 
 
-def test_the_last_line_counts_failures(tmp_path, monkeypatch):
+def test_failures_are_counted_when_all_else_is_done(tmp_path, monkeypatch):
+    done = []
+
     def carry_out(experiment, seed, results, say):
         if experiment.name == "good":
+            done.append(experiment.name)
             return tmp_path
         raise ReproError("No such data.")
 
     monkeypatch.setattr(campaign, "carry_out", carry_out)
-    rows, said = [replace(TINY, name=name) for name in ("bad", "good", "worse")], []
-    assert campaign.run(only=("*",), results=tmp_path, experiments=rows, say=said.append) == [tmp_path]
-    assert said[-1] == "2 of 3 runs failed; see above for bad seed 0, worse seed 0."
+    rows = [replace(TINY, name=name) for name in ("bad", "good", "worse")]
+    with pytest.raises(ReproError, match=r"2 of 3 runs failed; see above for bad seed 0, worse seed 0\."):
+        campaign.run(only=("*",), results=tmp_path, experiments=rows, say=lambda line: None)
+    assert done == ["good"]
     with pytest.raises(ReproError, match="Nothing could be finished; see above for bad seed 0"):
-        campaign.run(only=("bad",), results=tmp_path, experiments=rows, say=said.append)
+        campaign.run(only=("bad",), results=tmp_path, experiments=rows, say=lambda line: None)
 
 
 def test_hours_that_end_after_a_failure_are_an_error(tmp_path, monkeypatch):
