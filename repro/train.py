@@ -31,7 +31,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
@@ -101,17 +101,20 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
     "gradnet": (
         "GradNet, authors' code",
         {"patch": 80, "batch": 48, "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip": False,
-         "round_8bit": False, "clip_norm": None, "ema_decay": None, "loss": "consistency_sum"},
+         "round_8bit": False, "clip_norm": None, "ema_decay": None, "loss": "consistency_sum", "schedule": "plateau",
+         "plateau_factor": 0.2, "plateau_patience": 20},
     ),
     "gradnet-impl": (
         "slides on GradNet and their code",
         {"patch": 80, "batch": 48, "lr": 1e-3, "sigma_255": (8, 64), "clip": True, "round_8bit": False,
-         "clip_norm": None, "ema_decay": None, "loss": "consistency"},
+         "clip_norm": None, "ema_decay": None, "loss": "consistency", "schedule": "plateau", "plateau_factor": 0.2,
+         "plateau_patience": 10},
     ),
     "dncnn": (
         "slides on GradNet and their code",
         {"patch": 80, "batch": 128, "lr": 1e-3, "sigma_255": (8, 64), "clip": True, "round_8bit": False,
-         "clip_norm": None, "ema_decay": None, "loss": "l2"},
+         "clip_norm": None, "ema_decay": None, "loss": "l2", "schedule": "plateau", "plateau_factor": 0.1,
+         "plateau_patience": 5},
     ),
 }  # fmt: skip
 
@@ -119,7 +122,8 @@ SOURCES: dict[str, tuple[str, dict[str, object]]] = {
 # The same where what is learned is pairs, noise of cameras.
 SOURCES_OF_PAIRS = {"sadnet": {"loss": "l1"}}
 
-NEWER_SETTINGS = {"pairs", "pairs_share"}  # which the config.json of an older run lacks
+# Which the config.json of an older run lacks.
+NEWER_SETTINGS = {"pairs", "pairs_share", "plateau_factor", "plateau_patience"}
 
 # Whether a setting is possible, and which are.
 RANGES: dict[str, tuple[Callable, str]] = {
@@ -130,6 +134,8 @@ RANGES: dict[str, tuple[Callable, str]] = {
     "clip_norm": (lambda value: value > 0, "more than 0, or left out"),
     "warmup_steps": (lambda value: value >= 0, "0 or more"),
     "halve_every_steps": (lambda value: value >= 1, "at least 1"),
+    "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "plateau_patience": (lambda value: value >= 1, "at least 1"),
     "steps": (lambda value: value >= 1, "at least 1"),
     "seconds": (lambda value: 0 < value < math.inf, "more than 0"),
     "seed": (lambda value: 0 <= value < 2**63, "from 0 to 2^63 - 1"),
@@ -167,6 +173,8 @@ class TrainConfig:
     schedule: str = _field("cosine", "chosen here for short runs")
     warmup_steps: int = _field(200, "chosen here, for the higher rate")
     halve_every_steps: int = _field(300_000, "SADNet section 4.1 (60 epochs in the code); for the schedule in steps")
+    plateau_factor: float = _field(0.2, "slides on GradNet and its authors' code; for the schedule plateau")
+    plateau_patience: int = _field(10, "slides on GradNet, where a validation ends an epoch; for the schedule plateau")
     betas: tuple[float, float] = _field((0.9, 0.99), "chosen here for short runs")
     eps: float = _field(1e-8, "the study's default, PyTorch's")
     weight_decay: float = _field(0.0, "the study's default: none")
@@ -239,28 +247,45 @@ class TrainConfig:
         return f.metadata["origin"] if value == default else "chosen for this experiment"
 
 
-# Schedules map a position in [0, 1] of the budget and a step to a factor of the learning rate.
-SCHEDULES: dict[str, Callable[[TrainConfig, int, float], float]] = {
-    "cosine": lambda config, step, position: (1 + math.cos(math.pi * position)) / 2,
-    "step": lambda config, step, position: 0.5 ** (step // config.halve_every_steps),
-    "constant": lambda config, step, position: 1.0,
+# Schedules map a step, a position in [0, 1] of the budget, and the PSNR of each validation so far to a factor of the
+# learning rate.
+SCHEDULES: dict[str, Callable[[TrainConfig, int, float, Sequence[float]], float]] = {
+    "cosine": lambda config, step, position, validated: (1 + math.cos(math.pi * position)) / 2,
+    "step": lambda config, step, position, validated: 0.5 ** (step // config.halve_every_steps),
+    "constant": lambda config, step, position, validated: 1.0,
     # SSDN's code: a cosine up over the first 10 %, a squared one down over the last 30 %.
-    "ramps": lambda config, step, position: (
+    "ramps": lambda config, step, position, validated: (
         (1 - math.cos(math.pi * min(position / 0.1, 1)))
         / 2
         * ((1 + math.cos(math.pi * max((position - 0.7) / 0.3, 0))) / 2) ** 2
     ),
+    # GradNet's code and slides.
+    "plateau": lambda config, step, position, validated: (
+        config.plateau_factor ** count_plateaus(validated, config.plateau_patience)
+    ),
 }
 
 
-def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
-    """Learning rate of the update number ``step`` (from 0), ``seconds`` into the run.
+def count_plateaus(validated: Sequence[float], patience: int) -> int:
+    """How often ``patience`` values in a row were none above the largest before; after each time it counts anew."""
+    largest, stagnant, plateaus = -math.inf, 0, 0
+    for value in validated:
+        stagnant = 0 if value > largest else stagnant + 1
+        largest = max(largest, value)
+        if stagnant == patience:
+            stagnant, plateaus = 0, plateaus + 1
+    return plateaus
+
+
+def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0, validated: Sequence[float] = ()) -> float:
+    """Learning rate of the update number ``step`` (from 0), ``seconds`` into the run, after validations of a PSNR of
+    ``validated`` dB.
 
     The position in the budget is the larger of the two shares that are used up, so that a run that stops by
     the clock has also gone through its whole schedule.
     """
     warm_up = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return config.lr * warm_up * SCHEDULES[config.schedule](config, step, _position(config, step, seconds))
+    return config.lr * warm_up * SCHEDULES[config.schedule](config, step, _position(config, step, seconds), validated)
 
 
 def _position(config: TrainConfig, step: int, seconds: float) -> float:
@@ -335,6 +360,7 @@ class _Run:
         self.step, self.seconds, self.started = 0, 0.0, datetime.now(UTC).isoformat(timespec="seconds")
         self.tally = {"steps": 0, "loss": 0.0, "gradient_norm": 0.0}  # since the last row of the curve
         self.row: dict = {}  # the last of the curve
+        self.validated: list[float] = []  # PSNR in dB of each validation so far
         self.saved = 0  # step of the last checkpoint
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.layout = layout
@@ -441,7 +467,7 @@ class _Run:
 
     def _update(self, noisy: Tensor, clean: Tensor) -> None:
         config = self.config
-        rate = learning_rate(config, self.step, self.seconds)
+        rate = learning_rate(config, self.step, self.seconds, self.validated)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         # What the network or its loss draws at random depends on (seed, step, process) alone as well.
@@ -495,14 +521,19 @@ class _Run:
     # --- what is written --------------------------------------------------------------------------
 
     def _log(self) -> None:
-        if self.fabric.global_rank != 0:
-            return
+        if self.fabric.global_rank == 0:
+            self._write_row()
+        if self._due(self.config.validate_every):
+            psnr_db = self.row["psnr_db"] if self.fabric.global_rank == 0 else None
+            self.validated.append(self.fabric.broadcast(psnr_db))
+
+    def _write_row(self) -> None:
         count = self.tally["steps"]
         self.row = dict.fromkeys(self.columns, "") | {
             "step": self.step,
             "seconds": round(self.seconds, 2),
             "loss": self.tally["loss"] / count,
-            "lr": learning_rate(self.config, self.step - 1, self.seconds),
+            "lr": learning_rate(self.config, self.step - 1, self.seconds, self.validated),
             "gradient_norm": self.tally["gradient_norm"] / count,
             **{name: self.tally[name] / count for name in self.terms},
         }
@@ -529,7 +560,8 @@ class _Run:
         if self.fabric.global_rank != 0:
             return
         facts = {"step": self.step, "seconds": self.seconds, "started": self.started, "tally": self.tally}
-        facts |= {"row": self.row, "device": str(self.fabric.device), "processes": self.fabric.world_size}
+        facts |= {"row": self.row, "validated": self.validated}
+        facts |= {"device": str(self.fabric.device), "processes": self.fabric.world_size}
         facts |= {"threads": torch.get_num_threads()}
         write_checkpoint(self.folder, self._tensors(), facts)
         self.saved = self.step
@@ -567,6 +599,7 @@ class _Run:
         self.step = self.saved = facts["step"]
         self.seconds, self.started = facts["seconds"], facts["started"]
         self.tally, self.row = facts["tally"], facts["row"]
+        self.validated = facts.get("validated", [])  # older checkpoints have none
         if self.fabric.global_rank == 0:
             self._compare_circumstances(facts)
 

@@ -22,6 +22,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
@@ -554,6 +556,8 @@ def test_one_process_per_folder(tmp_path):
         ({"lr": -1.0}, "lr is -1.0"),
         ({"lr": math.nan}, "lr is nan"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"plateau_factor": 1.0}, "plateau_factor is 1.0; it must be between 0 and 1"),
+        ({"plateau_patience": 0}, "plateau_patience is 0; it must be at least 1"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0"),
         ({"clip": "maybe"}, "clip = 'maybe', which should be bool"),
         ({"seed": 1.5}, "seed = 1.5, which should be int"),
@@ -597,6 +601,46 @@ def test_schedules():
     assert rates == [1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 1.25e-5]
     constant = TrainConfig(steps=10, lr=0.3, schedule="constant", warmup_steps=0)
     assert {learning_rate(constant, step) for step in range(10)} == {0.3}
+
+
+def test_a_plateau_is_so_many_validations_without_a_better_one():
+    count = training.count_plateaus
+    assert count([], 2) == count([20.0], 2) == count([20.0, 19.0, 20.1, 19.0], 2) == 0
+    assert count([20.0, 20.0, 20.0], 2) == 1, "as good is not better"
+    assert count([20.0, 19.0, 19.5], 2) == 1, "above the one before is not above the best"
+    assert count([20.0, 19.0, 19.0, 19.0], 2) == 1 and count([20.0, 19.0, 19.0, 19.0, 19.0], 2) == 2, "it counts anew"
+
+
+@given(st.lists(st.floats(0, 60), max_size=40), st.integers(1, 6))
+def test_plateaus_are_those_of_the_scheduler_in_torch(validated, patience):
+    parameter = torch.zeros((), requires_grad=True)
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    waits = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, "max", factor=0.5, patience=patience - 1, threshold=0, threshold_mode="abs", eps=0
+    )
+    for value in validated:
+        waits.step(value)
+    (group,) = optimiser.param_groups
+    assert group["lr"] == 0.5 ** training.count_plateaus(validated, patience)
+
+
+@pytest.mark.parametrize("stopped_at", [None, 1, 3, 4])
+def test_the_rate_falls_where_validation_stands_still(stopped_at, tmp_path, monkeypatch):
+    config = replace(TINY, steps=6, schedule="plateau", plateau_patience=2, warmup_steps=0, validate_every=1)
+    monkeypatch.setattr(training._Run, "validate", lambda run: {"psnr_db": 20.0})
+    rates = {}
+
+    def note(row):
+        rates[row["step"]] = row["lr"]
+        if row["step"] == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if stopped_at:
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run", progress=note)
+        stopped_at = None
+    train(config, tmp_path / "run", progress=note)
+    assert [rates[step] for step in range(1, 7)] == pytest.approx([config.lr * 0.2**n for n in (0, 0, 0, 1, 1, 2)])
 
 
 def test_schedule_by_the_clock():

@@ -90,7 +90,6 @@ def settle(claim: pd.Series, study: Study) -> Verdict | None:
         "noise_levels",
         "probability",
         "epochs",
-        "patience",
         "choices",
         "precision",
         "workers",

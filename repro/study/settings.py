@@ -62,6 +62,8 @@ FIELDS = {
     "epsilon": lambda config: config.eps,
     "learning_rate": lambda config: config.lr,
     "halve_every_steps": lambda config: config.halve_every_steps if config.schedule == "step" else None,
+    "learning_rate_factor": lambda config: {"step": 0.5, "plateau": config.plateau_factor}.get(config.schedule),
+    "patience": lambda config: config.plateau_patience if config.schedule == "plateau" else None,
     "loss_norm": lambda config: NORMS.get(config.loss),
 }
 
