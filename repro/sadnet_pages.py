@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from html import escape
+from math import ceil
 from pathlib import Path
 from statistics import fmean
+
+import pandas as pd
 
 from repro import plots
 from repro.pages import render_rows
@@ -82,6 +85,42 @@ def describe_curves(study: Study, folder: Path) -> str:
         f"training, in some of which the machine did other work too.{apart} Of the short runs, the reference and the "
         "recipe that ends highest."
     )
+
+
+def describe_runaways(study: Study) -> str:
+    """The runs in which the mean offset of a scale grew beyond the side of a training patch, and how they ended; how
+    large it is in all others. Offsets are absolute, on the photographs kept out of training, in pixels of their scale.
+    """
+    drifts = {
+        record.name: (record, offsets)
+        for group in study.groups
+        for record in group.records
+        if record["method"] == "sadnet" and (offsets := _largest_offsets(record)) is not None
+    }
+    ran = {name: (record, o) for name, (record, o) in drifts.items() if o.max() > record.settings["patch"]}
+    quiet = [offsets.max() for name, (_, offsets) in drifts.items() if name not in ran]
+    within = f"the mean offset stays below {ceil(10 * max(quiet)) / 10:g} pixels throughout" if quiet else ""
+    runs = f"{len(quiet)} run{'s' if len(quiet) > 1 else ''} of SADNet"
+    if not ran:
+        return f"In {runs} {within}: no sampling points ran away." if quiet else "No run is finished yet."
+    lines = []
+    for record, offsets in ran.values():
+        validated = record.curve.set_index("step")["psnr_db"].dropna()
+        best, end = validated.loc[: offsets.idxmax()].max(), validated.iloc[-1]
+        lines.append(
+            f"- `{record['experiment']}`, {_name_training(record)}: {offsets.max():,.0f} pixels after step "
+            f"{offsets.idxmax():,}, {offsets.iloc[-1]:,.0f} at the end. Validation had reached {best:.2f} dB by "
+            f"then, and ended at {end:.2f}."
+        )
+    others = f"\n\nIn the other {runs} {within}." if quiet else ""
+    return "\n".join(lines) + others
+
+
+def _largest_offsets(record: Record) -> pd.Series | None:
+    """The mean absolute offset of the scale where it is largest, by step; None without such a curve."""
+    curve = record.curve
+    columns = [] if curve is None else [name for name in curve if name.startswith("offset_")]
+    return curve.set_index("step")[columns].dropna().max(axis=1) if columns else None
 
 
 def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experiment], bool]) -> str:

@@ -48,6 +48,25 @@ def test_parts_are_runs_of_other_networks(make_record):
     assert "recipe-" not in text
 
 
+def drift(make_record, name, offsets, psnr_db, **settings):
+    record = make_record(name, 28.0 + SPREAD, **{"steps": 3, "patch": 64, "batch": 8, "precision": "32"} | settings)
+    curve = {"step": [1, 2, 3], "psnr_db": psnr_db, "offset_decode1": offsets, "offset_decode2": [0.2, 0.3, 0.25]}
+    pd.DataFrame(curve).to_csv(record.folder / "curve.csv", index=False)
+    return record
+
+
+def test_sampling_points_that_ran_away_are_told_from_the_others(make_record):
+    calm = drift(make_record, "ablation-full", [0.4, 0.61, 0.5], [24.0, 25.0, 26.0], lr=5e-4, clip=False, loss="l2")
+    far = drift(make_record, "recipe-rate-2e-3", [0.5, 64.5, 12.0], [24.0, 23.0, 23.5], lr=2e-3, clip=False, loss="l2")
+    edge = drift(make_record, "recipe-rate-1e-3", [0.5, 64.0, 0.5], [24.0, 23.0, 23.5], lr=1e-3, clip=False, loss="l2")
+    text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, far]))
+    assert "rate 0.002, L2: 64 pixels after step 2, 12 at the end." in text
+    assert "had reached 24.00 dB by then, and ended at 23.50" in text
+    assert text.endswith("In the other 1 run of SADNet the mean offset stays below 0.7 pixels throughout.")
+    text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, edge]))
+    assert text == "In 2 runs of SADNet the mean offset stays below 64 pixels throughout: no sampling points ran away."
+
+
 def test_without_records_it_says_what_is_to_be_run():
     assert "`ablation-full`" in sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, []))
 
