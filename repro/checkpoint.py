@@ -6,13 +6,12 @@ turns out to be damaged, the run goes back to the one before.
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor
 
-from repro.errors import ReproError
+from repro.errors import ReproError, warn
 from repro.files import write_atomically
 from repro.weights import checksum
 
@@ -73,7 +72,7 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
             damaged.append(f"{path} is damaged ({error})")
             continue
         for sentence in damaged:
-            print(f"Warning: {sentence}; an earlier state is used.", file=sys.stderr, flush=True)
+            warn(f"{sentence}; an earlier state is used")
         return found
     if damaged:
         raise ReproError(f"{' and '.join(damaged)}; to begin anew, delete what is damaged or choose another folder.")

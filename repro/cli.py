@@ -266,8 +266,9 @@ def train(
     from dataclasses import fields, replace
 
     from repro import files
-    from repro.train import Interrupted, TrainConfig
+    from repro.train import Interrupted
     from repro.train import train as run
+    from repro.train_config import TrainConfig
 
     given = {"model": model, "data": data, "colour": colour, "steps": steps, "patch": patch, "batch": batch}
     given |= {"lr": lr, "precision": precision, "seed": seed}

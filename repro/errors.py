@@ -1,5 +1,6 @@
-"""The one exception whose message is meant for a person at a terminal."""
+"""The one exception whose message is meant for a person at a terminal, and warnings that are."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -22,3 +23,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ReproError:
         more = f" or another of {len(near)}" if len(near) > SUGGESTED else ""
         return ReproError(f"There is no {kind} {name!r}; did you mean {' or '.join(near[:SUGGESTED])}{more}?")
     return ReproError(f"There is no {kind} {name!r}; there are {', '.join(known) or 'none'}.")
+
+
+def warn(sentence: str) -> None:
+    """Say on stderr what is no error, but may surprise; ``sentence`` comes without its full stop."""
+    print(f"Warning: {sentence}.", file=sys.stderr, flush=True)

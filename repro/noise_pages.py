@@ -9,10 +9,11 @@ from torch import Tensor
 
 from repro import camera_noise, files, pages, plots
 from repro.data import catalog, noise, realistic
+from repro.data.training import corruption
 from repro.models.gradnet import SIGMA_255_OF_003, fixed_pixelwise_noise
 from repro.study import experiments
 from repro.study.experiments import Evaluation, Experiment
-from repro.train import TrainConfig, corruption
+from repro.train_config import TrainConfig
 
 PHOTOGRAPH = "astronaut"  # of the set embedded-test
 BOX_PX = (104, 164, 96, 96)  # top, left, height and width of the crop: a face and a black collar

@@ -21,20 +21,17 @@ objective. Validation then uses pairs, with their own noise, of scenes from whic
 >>> config = TrainConfig(model="sadnet", pairs="polyu", pairs_share=1.0, loss="l1", steps=1_000)
 """
 
-import csv
-import json
 import math
 import os
-import re
 import signal
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -49,247 +46,25 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
 import repro
-from repro import devices
+from repro import devices, run_folder
 from repro.allocator import begin_peak, keep_freed_memory, measure_peak_mib
-from repro.checkpoint import NAME as CHECKPOINT
 from repro.checkpoint import newest_checkpoint, write_checkpoint
-from repro.data import catalog, noise, official
-from repro.data.images import crop_centre
-from repro.data.patches import Patches, Photograph, read_photographs
-from repro.errors import ReproError
-from repro.files import locked, write_atomically
-from repro.kinds import find_misfit
+from repro.data.patches import Patches
+from repro.data.training import corruption, gather
+from repro.errors import ReproError, warn
+from repro.files import locked
 from repro.metrics import psnr_db
 from repro.models import model_class
 from repro.models.ssdn import KEYWORDS, NoiseSizes
 from repro.ops import DeformConv2d
 from repro.parallel import choose_strategy, share_batch_norm
 from repro.timing import name_processor
+from repro.train_config import TrainConfig, learning_rate, position
 from repro.weights import checksum, load, save
-
-WEIGHTS, SUMMARY = "weights.safetensors", "summary.json"
-VALIDATION_SIZE = 256
-# What of an image's name is its scene. PolyU: camera, aperture, shutter speed, ISO, subject, number of the crop.
-SCENES = {"polyu": r"([A-Za-z]+)_+\d+$"}
-# SIDD, by whatever name or folder: recording, scene, camera, its settings, light, number. Others: scene and number.
-SCENES_BY_THEMSELVES = (r"^\d{4}_(\d{3})_[A-Z0-9]{2}_", r"^(.+?)_+\d+$")
 
 
 class Interrupted(ReproError):
     """The run was asked to stop (SIGINT, SIGTERM) and did, after writing a checkpoint."""
-
-
-def _field(default, origin: str):
-    return field(default=default, metadata={"origin": origin})
-
-
-# What the sources of a network print, or their code sets. A run whose field has this value has it from there.
-SSDN_CODE = (
-    "SSDN, authors' code",
-    {"patch": 256, "batch": 4, "lr": 3e-4, "schedule": "ramps", "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
-     "clip": False, "round_8bit": False, "clip_norm": None, "ema_decay": None, "warmup_steps": 0},
-)  # fmt: skip
-SOURCES: dict[str, tuple[str, dict[str, object]]] = {
-    "sadnet": (
-        "SADNet, paper or authors' code",
-        {"data": "div2k", "clip": True, "round_8bit": False, "patch": 128, "batch": 16, "steps": 960_000, "lr": 1e-4,
-         "schedule": "step", "warmup_steps": 0, "halve_every_steps": 300_000, "betas": (0.9, 0.999), "eps": 1e-8,
-         "weight_decay": 0.0, "clip_norm": None, "ema_decay": None, "loss": "l2"},
-    ),
-    "ssdn": SSDN_CODE,
-    "unet": SSDN_CODE,
-    "gradnet": (
-        "GradNet, authors' code",
-        {"patch": 80, "batch": 48, "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "clip": False,
-         "round_8bit": False, "clip_norm": None, "ema_decay": None, "loss": "consistency_sum", "schedule": "plateau",
-         "plateau_factor": 0.2, "plateau_patience": 20},
-    ),
-    "gradnet-impl": (
-        "slides on GradNet and their code",
-        {"patch": 80, "batch": 48, "lr": 1e-3, "sigma_255": (8, 64), "clip": True, "round_8bit": False,
-         "clip_norm": None, "ema_decay": None, "loss": "consistency", "schedule": "plateau", "plateau_factor": 0.2,
-         "plateau_patience": 10},
-    ),
-    "dncnn": (
-        "slides on GradNet and their code",
-        {"patch": 80, "batch": 128, "lr": 1e-3, "sigma_255": (8, 64), "clip": True, "round_8bit": False,
-         "clip_norm": None, "ema_decay": None, "loss": "l2", "schedule": "plateau", "plateau_factor": 0.1,
-         "plateau_patience": 5},
-    ),
-}  # fmt: skip
-
-
-# The same where what is learned is pairs, noise of cameras.
-SOURCES_OF_PAIRS = {"sadnet": {"loss": "l1"}}
-
-# Which the config.json of an older run lacks.
-NEWER_SETTINGS = {"pairs", "pairs_share", "plateau_factor", "plateau_patience"}
-
-# Whether a setting is possible, and which are.
-RANGES: dict[str, tuple[Callable, str]] = {
-    "lr": (lambda value: 0 < value < math.inf, "more than 0"),
-    "eps": (lambda value: 0 < value < math.inf, "more than 0"),
-    "betas": (lambda value: all(0 <= beta < 1 for beta in value), "two numbers from 0 to less than 1"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
-    "clip_norm": (lambda value: value > 0, "more than 0, or left out"),
-    "warmup_steps": (lambda value: value >= 0, "0 or more"),
-    "halve_every_steps": (lambda value: value >= 1, "at least 1"),
-    "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
-    "plateau_patience": (lambda value: value >= 1, "at least 1"),
-    "steps": (lambda value: value >= 1, "at least 1"),
-    "seconds": (lambda value: 0 < value < math.inf, "more than 0"),
-    "seed": (lambda value: 0 <= value < 2**63, "from 0 to 2^63 - 1"),
-}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What defines a run. The defaults are the study's recipe for a small budget, not the papers'.
-
-    ``sigma_255`` is one value or a range (low, high) from which each patch draws its own. ``steps`` and
-    ``seconds`` are budgets; whichever ends first ends the run. ``loss`` is "l2", "l1", or the name of a
-    function ``objective(net, noisy, clean, step) -> loss`` in the module that defines the network. One that can
-    learn from ``pairs`` takes the keyword ``real`` too, [B], true where the noise of a sample is a camera's. One with
-    terms of interest takes ``terms``, a dict, and notes there what the module names in ``TERMS``: columns of the curve.
-    Where the module has ``check_training(sizes, loss, sigma_range_255, clip, steps)``, it may refuse a configuration;
-    in ``IMPLIED_SIZES`` a loss may give sizes another default; and where it has ``estimate_in_training(net, noisy,
-    clean, sigma)``, that is what validation measures.
-    """
-
-    model: str = _field("sadnet", "the experiment")
-    sizes: dict = field(default_factory=dict, metadata={"origin": "the experiment"})
-    data: str = _field("bsd400", "chosen here: photographs that are in no test set")
-    pairs: str | None = _field(None, "the experiment")
-    pairs_share: float = _field(0.5, "chosen here: as many real as synthetic samples; read only with pairs")
-    colour: str = _field("rgb", "the experiment")
-    sigma_255: float | tuple[float, float] = _field(50.0, "the experiment")
-    clip: bool = _field(False, "the study's default: noise is what it is")
-    round_8bit: bool = _field(False, "the study's default")
-    patch: int = _field(64, "chosen here: more steps per hour")
-    batch: int = _field(16, "the study's default, SADNet's")
-    steps: int | None = _field(None, "the budget")
-    seconds: float | None = _field(None, "the budget")
-    lr: float = _field(6e-4, "chosen here for short runs")
-    schedule: str = _field("cosine", "chosen here for short runs")
-    warmup_steps: int = _field(200, "chosen here, for the higher rate")
-    halve_every_steps: int = _field(300_000, "SADNet section 4.1 (60 epochs in the code); for the schedule in steps")
-    plateau_factor: float = _field(0.2, "slides on GradNet and its authors' code; for the schedule plateau")
-    plateau_patience: int = _field(10, "slides on GradNet, where a validation ends an epoch; for the schedule plateau")
-    betas: tuple[float, float] = _field((0.9, 0.99), "chosen here for short runs")
-    eps: float = _field(1e-8, "the study's default, PyTorch's")
-    weight_decay: float = _field(0.0, "the study's default: none")
-    clip_norm: float | None = _field(1.0, "chosen here, for the higher rate")
-    ema_decay: float | None = _field(0.999, "chosen here: weight averaging")
-    precision: str = _field("32", "chosen here: bf16 is faster on GPUs and CPUs with AMX only")
-    loss: str = _field("l2", "the study's default, SADNet's for synthetic noise (section 3.4)")
-    seed: int = _field(0, "the experiment")
-    validation_images: int = _field(8, "chosen here: kept out of training")
-    validate_every: int = _field(500, "chosen here")
-    checkpoint_every: int = _field(500, "chosen here")
-    log_every: int = _field(50, "chosen here")
-    channels_last: bool = _field(True, "chosen here: faster")
-
-    def __post_init__(self):
-        for name in ("betas", "sigma_255"):  # JSON and TOML know lists only
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if misfit := find_misfit(type(self), asdict(self)):
-            raise ReproError(f"These settings do not make a run: {misfit}.")
-        known = {"colour": ("rgb", "gray"), "schedule": tuple(SCHEDULES), "precision": ("32", "bf16")}
-        for name, words in known.items():
-            if getattr(self, name) not in words:
-                raise ReproError(f"{name} is {getattr(self, name)!r}; it can be {' or '.join(words)}.")
-        if not (self.steps or self.seconds):
-            raise ReproError("A run needs a budget: steps, seconds, or both.")
-        low, high = self.sigma_range
-        if not 0 <= low <= high < math.inf:
-            raise ReproError(f"sigma_255 is {self.sigma_255}; it is a level from 0 up, or a range of such.")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ReproError(f"ema_decay is {self.ema_decay}; it lies between 0 and 1, or is left out.")
-        counts = ("patch", "batch", "validation_images", "validate_every", "checkpoint_every", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ReproError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name, (fits, allowed) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise ReproError(f"{name} is {value}; it must be {allowed}.")
-        if self.pairs is not None and not (
-            0 < self.pairs_share <= 1 and math.isclose(self.pairs_in_batch, self.pairs_share * self.batch)
-        ):
-            raise ReproError(
-                f"pairs_share is {self.pairs_share}; it lies above 0, is 1 at most, and of a batch of {self.batch} "
-                f"makes a whole number."
-            )
-
-    @property
-    def pairs_in_batch(self) -> int:
-        """How many samples of each batch are cut from pairs."""
-        return 0 if self.pairs is None else round(self.pairs_share * self.batch)
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """(low, high) of the noise level; twice the same where it is fixed."""
-        return self.sigma_255 if isinstance(self.sigma_255, tuple) else (self.sigma_255, self.sigma_255)
-
-    def hyperparameters(self) -> dict[str, dict]:
-        """Every field as ``{name: {"value", "origin"}}``, for a record."""
-        return {f.name: {"value": getattr(self, f.name), "origin": self._origin(f)} for f in fields(self)}
-
-    def _origin(self, f) -> str:
-        value = getattr(self, f.name)
-        source, published = SOURCES.get(self.model, ("", {}))
-        if self.pairs is not None:
-            published = published | SOURCES_OF_PAIRS.get(self.model, {})
-        if f.name in published and value == published[f.name]:
-            return source
-        default = {} if f.name == "sizes" else f.default
-        return f.metadata["origin"] if value == default else "chosen for this experiment"
-
-
-# Schedules map a step, a position in [0, 1] of the budget, and the PSNR of each validation so far to a factor of the
-# learning rate.
-SCHEDULES: dict[str, Callable[[TrainConfig, int, float, Sequence[float]], float]] = {
-    "cosine": lambda config, step, position, validated: (1 + math.cos(math.pi * position)) / 2,
-    "step": lambda config, step, position, validated: 0.5 ** (step // config.halve_every_steps),
-    "constant": lambda config, step, position, validated: 1.0,
-    # SSDN's code: a cosine up over the first 10 %, a squared one down over the last 30 %.
-    "ramps": lambda config, step, position, validated: (
-        (1 - math.cos(math.pi * min(position / 0.1, 1)))
-        / 2
-        * ((1 + math.cos(math.pi * max((position - 0.7) / 0.3, 0))) / 2) ** 2
-    ),
-    # GradNet's code and slides.
-    "plateau": lambda config, step, position, validated: (
-        config.plateau_factor ** count_plateaus(validated, config.plateau_patience)
-    ),
-}
-
-
-def count_plateaus(validated: Sequence[float], patience: int) -> int:
-    """How often ``patience`` values in a row were none above the largest before; after each time it counts anew."""
-    largest, stagnant, plateaus = -math.inf, 0, 0
-    for value in validated:
-        stagnant = 0 if value > largest else stagnant + 1
-        largest = max(largest, value)
-        if stagnant == patience:
-            stagnant, plateaus = 0, plateaus + 1
-    return plateaus
-
-
-def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0, validated: Sequence[float] = ()) -> float:
-    """Learning rate of the update number ``step`` (from 0), ``seconds`` into the run, after validations of a PSNR of
-    ``validated`` dB.
-
-    The position in the budget is the larger of the two shares that are used up, so that a run that stops by
-    the clock has also gone through its whole schedule.
-    """
-    warm_up = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return config.lr * warm_up * SCHEDULES[config.schedule](config, step, _position(config, step, seconds), validated)
-
-
-def _position(config: TrainConfig, step: int, seconds: float) -> float:
-    return min(1.0, max(step / (config.steps or math.inf), seconds / (config.seconds or math.inf)))
 
 
 LOSSES = {
@@ -331,14 +106,14 @@ def train(
     fabric.launch()
     with ExitStack() as stack:
         if fabric.global_rank == 0:
-            _require_no_others_files(folder)
+            run_folder.require_no_others_files(folder)
             stack.enter_context(locked(folder / ".lock", f"Another process is training in {folder}."))
-            _require_same_settings(folder, config)
+            run_folder.require_same_settings(folder, config)
         fabric.barrier()
-        if _is_finished(folder, speaks=fabric.global_rank == 0):
+        if run_folder.is_finished(folder, speaks=fabric.global_rank == 0):
             if fabric.global_rank == 0:
-                _sweep_up(folder)
-            return folder / WEIGHTS
+                run_folder.sweep_up(folder)
+            return folder / run_folder.WEIGHTS
         if fabric.device.type == "cpu":
             keep_freed_memory()
             begin_peak()
@@ -420,7 +195,7 @@ class _Run:
     # --- the loop ---------------------------------------------------------------------------------
 
     def finish(self, stop: list[int]) -> Path:
-        images, pairs, self.validation = _gather(self.config, *_middle_level(self.config, self.net))
+        images, pairs, self.validation = gather(self.config, *_middle_level(self.config, self.net))
         config, fabric, device = self.config, self.fabric, self.fabric.device
         on_gpu = device.type == "cuda"
         part = (fabric.global_rank, fabric.world_size)
@@ -429,8 +204,8 @@ class _Run:
         if config.pairs is not None and self.tells_real:
             self.objective = partial(self.objective, real=patches.real.to(device))
         if fabric.global_rank == 0:  # settings and data can be trained with: from here on the folder is written to
-            _claim(self.folder, config)
-            _truncate(self.folder / "curve.csv", self.step)
+            run_folder.claim(self.folder, config)
+            run_folder.truncate(self.folder / "curve.csv", self.step)
         batches = patches.batches(self.step, workers=4 if on_gpu else 1, pin_memory=on_gpu)
         began = time.monotonic() - self.seconds
         with closing(batches), _progress(config, self.step, self.progress) as self.report:
@@ -451,7 +226,7 @@ class _Run:
         if fabric.global_rank == 0:
             self._publish()
         fabric.barrier()
-        return self.folder / WEIGHTS
+        return self.folder / run_folder.WEIGHTS
 
     @property
     def terms(self) -> list[str]:
@@ -463,7 +238,7 @@ class _Run:
 
     @property
     def done(self) -> bool:
-        return _position(self.config, self.step, self.seconds) >= 1
+        return position(self.config, self.step, self.seconds) >= 1
 
     def _update(self, noisy: Tensor, clean: Tensor) -> None:
         config = self.config
@@ -540,7 +315,7 @@ class _Run:
         if self._due(self.config.validate_every):
             self.row |= self.validate()
         self.tally = dict.fromkeys(self.tally, 0)
-        _append(self.folder / "curve.csv", self.row)
+        run_folder.append(self.folder / "curve.csv", self.row)
         self.report(self.row)
 
     @torch.no_grad()
@@ -612,7 +387,7 @@ class _Run:
             ("with", threads, facts["threads"], " threads"),
         ):
             if now != then:
-                _warn(
+                warn(
                     f"resuming {preposition} {now}{what} what ran {preposition} {then}: "
                     "the weights will not be bit-identical to those of an uninterrupted run"
                 )
@@ -635,21 +410,8 @@ class _Run:
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightning-fabric", "numpy")},
             "hyperparameters": self.config.hyperparameters() | describe_parts(self.net),
         }
-        save(self.averaged, self.folder / WEIGHTS, {"steps": self.step, "config": asdict(self.config)})
-        _write_json(self.folder / SUMMARY, summary)
-
-
-def corruption(config: TrainConfig) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """The noise of the configuration as a function of a clean patch and a random generator."""
-    low, high = config.sigma_range
-
-    def corrupt(clean: Tensor, generator: torch.Generator) -> Tensor:
-        sigma_255 = low if low == high else low + (high - low) * torch.rand((), generator=generator).item()
-        return noise.add_gaussian_noise(
-            clean, sigma_255, clip=config.clip, round_8bit=config.round_8bit, generator=generator
-        )
-
-    return corrupt
+        save(self.averaged, self.folder / run_folder.WEIGHTS, {"steps": self.step, "config": asdict(self.config)})
+        run_folder.write_json(self.folder / run_folder.SUMMARY, summary)
 
 
 def _find_objective(name: str, net: nn.Module) -> Callable:
@@ -687,87 +449,6 @@ def _estimate(net: nn.Module, noisy: Tensor, clean: Tensor, **told: float) -> Te
 
 def _must_be_told(net: nn.Module) -> bool:
     return net.needs_sigma or getattr(net, "is_told", False)
-
-
-def _gather(
-    config: TrainConfig, keyword: str, level: float
-) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Clean images and (noisy, clean) pairs for training, uint8 ``[C,H,W]``; validation pairs, float32 ``[C,h,w]``.
-
-    ``keyword``, ``level``: of the noise on validation photographs (:func:`_middle_level`).
-    """
-    images, pairs, validation = [], [], []
-    if config.pairs_in_batch < config.batch:
-        images, validation = _photographs(config, keyword, level)
-    if config.pairs is not None:  # what is trained for real noise is judged by it
-        pairs, validation = _pairs(config)
-    return images, pairs, validation
-
-
-def _photographs(config: TrainConfig, keyword: str, level: float) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """Training images (uint8 ``[C,H,W]``) and validation pairs (noisy, clean: float32 ``[C,h,w]``)."""
-    catalog.find(config.data)  # a name, no folder
-    found = _read_training_set(config, config.data)
-    kept = len(found) - _count_held_out(config, config.data, len(found))
-    corrupt, validation = noise.FIXED[keyword], []
-    for photograph in found[kept:]:
-        clean = crop_centre(photograph.clean, VALIDATION_SIZE).to(torch.float32) / 255
-        noisy = corrupt(clean, photograph.name, level, clip=config.clip, round_8bit=config.round_8bit)
-        validation.append((noisy, clean))
-    return [photograph.clean for photograph in found[:kept]], validation
-
-
-def _pairs(config: TrainConfig) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Training pairs (noisy, clean: uint8 ``[C,H,W]``) and validation pairs (float32 ``[C,h,w]``), of other scenes."""
-    found = _read_training_set(config, config.pairs, pairs=True)
-    held_out = _count_held_out(config, config.pairs, len(found))
-    apart = keep_scenes_apart(config.pairs, [photograph.name for photograph in found], held_out)
-    pairs = [(photograph.noisy, photograph.clean) for photograph in found]
-    training = [pair for index, pair in enumerate(pairs) if index not in apart]
-    validation = [
-        tuple(crop_centre(image, VALIDATION_SIZE).to(torch.float32) / 255 for image in pairs[index])
-        for index in sorted(apart)[:held_out]
-    ]
-    return training, validation
-
-
-def keep_scenes_apart(dataset: str, names: list[str], count: int) -> set[int]:
-    """Indices of the images that are kept out of training: whole scenes, ``count`` images or a few more.
-
-    The smallest scenes are taken first, of equally small ones the last: training loses least, and what is kept out
-    shows most. The largest scene always stays. A scene is read off the names (``kitchen_1``, ``kitchen_2``); where all
-    names are of fewer than four scenes (``IMG_0001``, ``IMG_0002``), each image is one.
-    """
-    patterns = [SCENES[dataset]] if dataset in SCENES else SCENES_BY_THEMSELVES
-    scenes = defaultdict(list)
-    for index, name in enumerate(names):
-        found = next(filter(None, (re.search(pattern, name) for pattern in patterns)), None)
-        scenes[found[1] if found else name].append(index)
-    members = list(scenes.values()) if len(scenes) > 3 else [[index] for index in range(len(names))]
-    apart: set[int] = set()
-    for scene in sorted(members, key=lambda scene: (len(scene), -scene[-1]))[:-1]:
-        if len(apart) >= count:
-            break
-        apart.update(scene)
-    return apart
-
-
-def _read_training_set(config: TrainConfig, name: str, pairs: bool = False) -> list[Photograph]:
-    if name in catalog.DATASETS:
-        roles = [catalog.find(name).role]
-    else:  # a folder of one's own may hold a known set
-        layout = official.recognise(Path(name)) if Path(name).exists() else None
-        roles = [entry.role for entry in catalog.DATASETS.values() if entry.layout and entry.layout == layout]
-    if roles and not any(role.startswith("train") for role in roles):
-        raise ReproError(f"{name} is a test set; nothing is trained on it.")
-    return read_photographs(name, {"rgb": "RGB", "gray": "L"}[config.colour], pairs)
-
-
-def _count_held_out(config: TrainConfig, name: str, images: int) -> int:
-    held_out = min(config.validation_images, images // 4)
-    if not held_out:
-        raise ReproError(f"{name} has {images} images; training needs at least 4.")
-    return held_out
 
 
 def describe_parts(net: nn.Module) -> dict[str, dict]:
@@ -815,115 +496,6 @@ def watch_offsets(net: nn.Module) -> Iterator[dict[str, list[float]]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-# --- the folder -----------------------------------------------------------------------------------
-
-
-def _require_no_others_files(folder: Path) -> None:
-    """Raise a ReproError where the folder has files by the names that a run writes, and they are of no run.
-
-    Files by other names are nobody's business.
-    """
-    written = ("config.json", "curve.csv", SUMMARY, "[!.]*.safetensors")
-    held = [path.name for pattern in written for path in folder.glob(pattern)]
-    if not held or _read_settings(folder) is not None:
-        return
-    if held[0] == "config.json":
-        raise ReproError(f"{folder} holds a config.json that is of no run; choose another folder.")
-    raise ReproError(f"{folder} holds {held[0]} and no readable config.json; choose another folder.")
-
-
-def _read_settings(folder: Path) -> dict | None:
-    """What the config.json of a run says; None where there is none, or one that no run has written."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    named = {f.name for f in fields(TrainConfig)} - NEWER_SETTINGS
-    return found if isinstance(found, dict) and named <= found.keys() else None
-
-
-def _holds_weights(folder: Path) -> bool:
-    """Whether there is more to lose than a configuration and a curve: the first attempt had a typing error, perhaps."""
-    return any(folder.glob("[!.]*.safetensors"))
-
-
-def _require_same_settings(folder: Path, config: TrainConfig) -> None:
-    """Raise a ReproError where the folder has checkpoints or weights of a run with other settings."""
-    if not _holds_weights(folder):
-        return
-    ours, theirs = json.loads(json.dumps(asdict(config))), _read_settings(folder) or {}
-    theirs = json.loads(json.dumps(asdict(TrainConfig(steps=1)))) | theirs  # what it is older than had its default
-    different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    if different:
-        there = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in different)
-        raise ReproError(f"{folder} holds a run with other settings ({there}); choose another folder.")
-
-
-def _is_finished(folder: Path, speaks: bool) -> bool:
-    """Whether final weights and summary are there, and the weights are whole.
-
-    Damaged ones are said, by the one that ``speaks``; a ReproError where no checkpoint is there to write them anew
-    from: who began anew would train for hours unasked.
-    """
-    path = folder / WEIGHTS
-    if not (path.exists() and (folder / SUMMARY).exists()):  # the last that is written
-        return False
-    try:
-        load(path)
-    except ReproError as error:
-        if newest_checkpoint(folder) is None:
-            raise ReproError(
-                f"{str(error).removesuffix('.')}, and no checkpoint is there to write it anew from; delete it to train "
-                f"again, or choose another folder."
-            ) from error
-        if speaks:
-            _warn(f"{str(error).removesuffix('.')}; it is written anew from the newest checkpoint")
-        return False
-    return True
-
-
-def _sweep_up(folder: Path) -> None:
-    """Remove what a kill left half-written."""
-    for name in (CHECKPOINT, "config.json", "curve.csv", SUMMARY, WEIGHTS):  # what is written here, and nobody else's
-        for leftover in folder.glob(f".{Path(name).stem}-{8 * '?'}{Path(name).suffix}"):
-            leftover.unlink()
-
-
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Make the folder this run's."""
-    _sweep_up(folder)
-    if not _holds_weights(folder):
-        _write_json(folder / "config.json", json.loads(json.dumps(asdict(config))))
-
-
-def _append(path: Path, row: dict) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _truncate(path: Path, step: int) -> None:
-    """Drop the rows after ``step``, and a last line that was cut off by a kill; all of it where the run begins."""
-    if not path.exists():
-        return
-    header, *rows = path.read_text().splitlines(keepends=True) or [""]
-    if step == 0 or not header.endswith("\n"):
-        path.unlink()
-        return
-    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-    if kept != rows:
-        with write_atomically(path) as temporary:
-            temporary.write_text("".join([header, *kept]))
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -1012,7 +584,3 @@ def _peak_memory_mib(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     return measure_peak_mib()
-
-
-def _warn(message: str) -> None:
-    print(f"Warning: {message}.", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import repro
 from repro import files, gradients, naive
-from repro import train as training
+from repro.data import training as training_data
 from repro.data.catalog import Sample
 from repro.data.noise import fixed_gaussian_noise
 from repro.errors import ReproError
@@ -20,7 +20,8 @@ from repro.models import gradnet
 from repro.models.base import count_parameters
 from repro.models.classical import Median
 from repro.models.gradnet import GradNetSizes, interlace, sobel, sobel_magnitude
-from repro.train import TrainConfig, train
+from repro.train import train
+from repro.train_config import TrainConfig
 from repro.weights import from_upstream, load, save
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
@@ -291,7 +292,7 @@ def test_what_the_oracle_trains_wants_the_clean_images_gradient(tmp_path):
     )  # fmt: skip
     rows = []
     net = load(train(config, tmp_path / "run", device="cpu", progress=rows.append))
-    ((noisy, clean),) = training._photographs(config, "sigma", 50)[1]
+    ((noisy, clean),) = training_data.split_photographs(config, "sigma", 50)[1]
     with pytest.raises(ReproError, match="gradient of the clean image"):
         repro.denoise(noisy, model=net)
     with torch.no_grad():

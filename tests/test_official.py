@@ -17,7 +17,8 @@ from repro import evaluate, weights
 from repro.data import catalog, official
 from repro.data.images import luma
 from repro.errors import ReproError
-from repro.train import TrainConfig, train
+from repro.train import train
+from repro.train_config import TrainConfig
 
 METHODS = {
     "sadnet": {"width": 8, "offset_width": 8},

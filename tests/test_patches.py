@@ -13,8 +13,9 @@ from repro.data import catalog, patches
 from repro.data.images import write_image
 from repro.data.noise import add_gaussian_noise
 from repro.data.patches import Patches, read_photographs
+from repro.data.training import corruption
 from repro.errors import ReproError
-from repro.train import TrainConfig, corruption
+from repro.train_config import TrainConfig
 
 
 def untouched(clean, generator):

@@ -20,7 +20,8 @@ from repro.models.ensemble import SelfEnsemble
 from repro.models.scaoednet import NFAE, ScaoedNet
 from repro.study.costs import measure_cost
 from repro.study.experiments import Evaluation
-from repro.train import TrainConfig, train
+from repro.train import train
+from repro.train_config import TrainConfig
 from repro.weights import from_upstream
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")

@@ -18,7 +18,8 @@ from repro.models.base import count_parameters
 from repro.models.ensemble import SelfEnsemble
 from repro.models.ssdn import Prior, SSDNSizes, UNetSizes, negative_log_likelihood, posterior_mean
 from repro.study.costs import measure_cost
-from repro.train import TrainConfig, learning_rate, train
+from repro.train import train
+from repro.train_config import TrainConfig, learning_rate
 from repro.weights import from_upstream
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")

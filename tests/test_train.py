@@ -28,15 +28,17 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 import repro
-from repro import checkpoint
+from repro import checkpoint, run_folder, train_config
 from repro import train as training
 from repro.data import catalog
-from repro.data.images import write_image
+from repro.data import training as training_data
+from repro.data.images import crop_centre, write_image
 from repro.data.noise import fixed_gaussian_noise, fixed_impulse_noise, fixed_poisson_noise
 from repro.errors import ReproError
 from repro.metrics import psnr_db
 from repro.models import gradnet
-from repro.train import Interrupted, TrainConfig, learning_rate, train
+from repro.train import Interrupted, train
+from repro.train_config import TrainConfig, learning_rate
 
 TINY = TrainConfig(
     sizes={"width": 8, "offset_width": 8, "deform_groups": 2, "context": False},
@@ -474,7 +476,7 @@ def test_nothing_is_written_for_settings_or_data_that_are_refused(wrong, tmp_pat
     with pytest.raises(ReproError):
         train(replace(TINY, **wrong), folder, progress=quiet)
     assert read_files(folder) == {"notes.txt": b"mine"}
-    training._claim(folder, TINY)
+    run_folder.claim(folder, TINY)
     (folder / "curve.csv").write_text("step,seconds\n")  # of a first attempt
     before = read_files(folder)
     with pytest.raises(ReproError):
@@ -522,7 +524,7 @@ def test_half_a_checkpoint_is_no_run(tmp_path):
     assert finish(start(folder, sabotage="first checkpoint half written")) == -signal.SIGKILL
     (half,) = folder.glob("*.safetensors")
     assert half.name.startswith(".checkpoint-")
-    training._claim(folder, replace(TINY, lr=1e-3))
+    run_folder.claim(folder, replace(TINY, lr=1e-3))
     assert json.loads((folder / "config.json").read_text())["lr"] == 1e-3 and not half.exists()
 
 
@@ -604,7 +606,7 @@ def test_schedules():
 
 
 def test_a_plateau_is_so_many_validations_without_a_better_one():
-    count = training.count_plateaus
+    count = train_config.count_plateaus
     assert count([], 2) == count([20.0], 2) == count([20.0, 19.0, 20.1, 19.0], 2) == 0
     assert count([20.0, 20.0, 20.0], 2) == 1, "as good is not better"
     assert count([20.0, 19.0, 19.5], 2) == 1, "above the one before is not above the best"
@@ -621,7 +623,7 @@ def test_plateaus_are_those_of_the_scheduler_in_torch(validated, patience):
     for value in validated:
         waits.step(value)
     (group,) = optimiser.param_groups
-    assert group["lr"] == 0.5 ** training.count_plateaus(validated, patience)
+    assert group["lr"] == 0.5 ** train_config.count_plateaus(validated, patience)
 
 
 @pytest.mark.parametrize("stopped_at", [None, 1, 3, 4])
@@ -731,8 +733,8 @@ def test_validation_is_in_the_noise_that_is_trained_for(model, sizes, loss, corr
     train(config, tmp_path / "run", progress=lambda row: None, device="cpu")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     *_, held_out = catalog.samples("embedded-train")
-    clean = training.crop_centre(held_out.clean, training.VALIDATION_SIZE)
-    expected = training.psnr_db(clean, corrupt(clean, held_out.name))
+    clean = crop_centre(held_out.clean, training_data.VALIDATION_SIZE)
+    expected = psnr_db(clean, corrupt(clean, held_out.name))
     assert summary["validation_psnr_noisy_db"] == pytest.approx(expected, abs=1e-4)
     assert math.isfinite(summary["validation_psnr_db"])
 
@@ -745,7 +747,7 @@ def test_training_for_other_noise_needs_its_level(tmp_path):
 
 def test_validation_photographs_are_not_trained_on():
     config = replace(TINY, validation_images=2)
-    images, validation = training._photographs(config, "sigma", 50)
+    images, validation = training_data.split_photographs(config, "sigma", 50)
     assert len(images) == 6 and len(validation) == 2
     for _, clean in validation:
         crop = (clean * 255).round().byte()
@@ -755,7 +757,7 @@ def test_validation_photographs_are_not_trained_on():
             for image in images
             for top, left in [((image.shape[1] - 256) // 2, (image.shape[2] - 256) // 2)]
         )
-    gray, pairs = training._photographs(replace(config, colour="gray"), "sigma", 50)
+    gray, pairs = training_data.split_photographs(replace(config, colour="gray"), "sigma", 50)
     assert {image.shape[0] for image in gray} == {1} and pairs[0][1].shape[0] == 1
 
 
@@ -808,34 +810,36 @@ def test_a_folder_from_before_there_were_pairs_goes_on(uninterrupted, pairs, tmp
 
 
 def test_real_noise_is_validated_on_scenes_that_are_not_trained_on(pairs):
-    images, training_pairs, validation = training._gather(replace(TINY, pairs=pairs, validation_images=2), "sigma", 50)
-    assert len(images) == len(training._photographs(replace(TINY, validation_images=2), "sigma", 50)[0])
+    images, training_pairs, validation = training_data.gather(
+        replace(TINY, pairs=pairs, validation_images=2), "sigma", 50
+    )
+    assert len(images) == len(training_data.split_photographs(replace(TINY, validation_images=2), "sigma", 50)[0])
     assert len(training_pairs) == 6 and len(validation) == 2
     assert all(noisy.dtype == torch.float32 and noisy.shape == clean.shape for noisy, clean in validation)
     for noisy, clean in validation:
         torch.testing.assert_close(noisy - clean, torch.full_like(clean, 0.1), rtol=0, atol=1 / 255)
         assert not any(torch.equal((clean * 255).round().byte(), other) for _, other in training_pairs)
-    images, _, _ = training._gather(replace(TINY, pairs=pairs, pairs_share=1.0, data="not looked at"), "sigma", 50)
+    images, _, _ = training_data.gather(replace(TINY, pairs=pairs, pairs_share=1.0, data="not looked at"), "sigma", 50)
     assert images == []
 
 
 def test_scenes_stay_together():
     names = ["hall_1", "hall_2", "hall_3", "lake_1", "lake_2", "tree_1", "tree_2", "yard_1"]
-    assert training.keep_scenes_apart("a folder", names, 1) == {7}
-    assert training.keep_scenes_apart("a folder", names, 2) == {5, 6, 7}
-    assert training.keep_scenes_apart("a folder", names, 8) == {3, 4, 5, 6, 7}  # the largest stays
+    assert training_data.keep_scenes_apart("a folder", names, 1) == {7}
+    assert training_data.keep_scenes_apart("a folder", names, 2) == {5, 6, 7}
+    assert training_data.keep_scenes_apart("a folder", names, 8) == {3, 4, 5, 6, 7}  # the largest stays
     camera = [f"IMG_{number}" for number in range(8)]  # numbers, but not of crops
-    assert training.keep_scenes_apart("a folder", camera, 2) == {6, 7}
-    assert training.keep_scenes_apart("a folder", ["a", "b", "c", "d"], 1) == {3}
+    assert training_data.keep_scenes_apart("a folder", camera, 2) == {6, 7}
+    assert training_data.keep_scenes_apart("a folder", ["a", "b", "c", "d"], 1) == {3}
     sidd = [f"{k:04}_{k // 2:03}_S6_00100_00060_3200_L_{take:03}" for k in range(8) for take in (10, 11)]
-    assert training.keep_scenes_apart("sidd", sidd, 3) == {12, 13, 14, 15}  # two recordings of one scene
+    assert training_data.keep_scenes_apart("sidd", sidd, 3) == {12, 13, 14, 15}  # two recordings of one scene
 
 
 def test_crops_of_polyu_stay_with_their_subject():
     """Of 100 crops, many show the same toys, plants and rooms, through other cameras too."""
     crops = sorted(Path(path).stem for path in catalog.find("polyu").files if path.startswith("clean/"))
     crops = [crop.removesuffix("_mean") for crop in crops]
-    apart = training.keep_scenes_apart("polyu", crops, 8)
+    apart = training_data.keep_scenes_apart("polyu", crops, 8)
     subjects = [crop.rstrip("0123456789_").split("_")[-1] for crop in crops]
     kept_out = {subjects[index] for index in apart}
     assert len(kept_out) > 3 and 8 <= len(apart) < 12
@@ -978,8 +982,8 @@ def test_it_learns_to_denoise(colour, tmp_path):
     )
     rows = []
     train(config, tmp_path / "run", progress=rows.append)
-    _, validation = training._photographs(config, "sigma", 50)
-    noisy_db = sum(training.psnr_db(clean, noisy) for noisy, clean in validation) / len(validation)
+    _, validation = training_data.split_photographs(config, "sigma", 50)
+    noisy_db = sum(psnr_db(clean, noisy) for noisy, clean in validation) / len(validation)
     assert rows[-1]["loss"] < rows[0]["loss"] / 5
     assert rows[-1]["psnr_db"] > noisy_db + 5
 
@@ -1000,7 +1004,7 @@ def test_validation_is_of_the_averaged_network_in_evaluation_mode(tmp_path):
 
 @pytest.mark.parametrize("convention", [{}, {"clip": True}, {"round_8bit": True}])
 def test_validation_is_the_centre_in_the_noise_convention_of_training(convention):
-    _, ((noisy, clean),) = training._photographs(replace(TINY, **convention), "sigma", 50)
+    _, ((noisy, clean),) = training_data.split_photographs(replace(TINY, **convention), "sigma", 50)
     *_, held_out = catalog.samples("embedded-train")
     top, left = ((side - 256) // 2 for side in held_out.clean.shape[1:])
     torch.testing.assert_close(clean, held_out.clean[:, top : top + 256, left : left + 256])

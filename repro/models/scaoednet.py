@@ -388,7 +388,7 @@ class ScaoedNet(Denoiser):
         return name
 
 
-# --- objectives: `loss="<name>"` of repro.train.TrainConfig
+# --- objectives: `loss="<name>"` of repro.train_config.TrainConfig
 #
 # All chosen here, for no source says how the authors train. The mean absolute error suits noise of many
 # strengths, since large errors of the noisiest patches do not outweigh the rest. The image counts at the last

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,9 +28,7 @@ from repro.study import records
 from repro.study.costs import measure_cost
 from repro.study.experiments import Experiment
 from repro.study.records import Record
-
-if TYPE_CHECKING:
-    from repro.train import TrainConfig
+from repro.train_config import TrainConfig
 
 EFFICIENCY_PER_DOUBLING = 0.9
 """Assumed, not measured: what is left of the throughput per device each time their number in one run doubles."""
@@ -45,7 +42,7 @@ class Throughput:
 
     device: str
     method: str
-    precision: str  # "32" or "bf16", as in repro.train.TrainConfig
+    precision: str  # "32" or "bf16", as in repro.train_config.TrainConfig
     multiply_adds_per_second: float
     source: str  # the record or benchmark that was timed
 
@@ -90,7 +87,7 @@ def list_runs(experiments: Sequence[Experiment], budget: str = "paper") -> list[
     return runs
 
 
-def count_step(config: "TrainConfig") -> int:
+def count_step(config: TrainConfig) -> int:
     """Multiply-adds of one step of a training, forward."""
     return config.batch * _count(config.model, config.colour, config.sizes, config.patch)
 

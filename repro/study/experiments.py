@@ -1,7 +1,7 @@
 """What is run to test the claims: ``results/experiments.toml``, one readable list, in the order of its worth.
 
 A budget carries the recipe that its runs share; an experiment overrides what it is about. Fields of a run
-that neither names keep the defaults of :class:`repro.train.TrainConfig`, where each has its origin. TOML
+that neither names keep the defaults of :class:`repro.train_config.TrainConfig`, where each has its origin. TOML
 has no word for nothing: ``"none"`` stands for it.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from repro import files
 from repro.errors import ReproError, unknown_name
+from repro.train_config import TrainConfig
 
 BUDGETS = ("smoke", "cpu", "gpu", "paper")  # from small to large
 
@@ -94,10 +95,8 @@ class Experiment:
         named = (self.weights, self.sizes.get("naive_weights"))
         return tuple(name.removesuffix("-seed0") for name in named if name and not name.endswith("-published"))
 
-    def train_config(self, seed: int):
-        """The :class:`repro.train.TrainConfig` of one seed."""
-        from repro.train import TrainConfig  # torch is not needed to read the list
-
+    def train_config(self, seed: int) -> TrainConfig:
+        """The :class:`repro.train_config.TrainConfig` of one seed."""
         if self.train is None:
             raise ReproError(f"The experiment {self.name} trains nothing.")
         known = {f.name for f in dataclasses.fields(TrainConfig)}

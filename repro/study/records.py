@@ -24,6 +24,7 @@ import pandas as pd
 
 from repro import files
 from repro.errors import ReproError
+from repro.train_config import TrainConfig
 
 PARTS = ("naive_weights",)  # not settings: the checksum of a part that was trained before
 # Field -> type. A hyper-parameter is {"value", "origin"}; None where the run was stopped by another budget.
@@ -118,9 +119,7 @@ class Record:
 
 @cache
 def _default_settings() -> dict:
-    """Fields of :class:`repro.train.TrainConfig` with their defaults, as a record would have them."""
-    from repro.train import TrainConfig  # torch is not needed to read a record
-
+    """Fields of :class:`repro.train_config.TrainConfig` with their defaults, as a record would have them."""
     settings = json.loads(json.dumps(asdict(TrainConfig(steps=1))))
     return {name: value for name, value in settings.items() if name != "steps"}  # which has none
 
@@ -179,13 +178,11 @@ def load(folder: str | Path | None = None) -> list[Record]:
     return sorted(found, key=lambda record: (record["experiment"], record["seed"]))
 
 
-def redo(record: Record):
-    """The :class:`repro.train.TrainConfig` that repeats a record's training.
+def redo(record: Record) -> TrainConfig:
+    """The :class:`repro.train_config.TrainConfig` that repeats a record's training.
 
     A ReproError for a record whose settings this version does not know any more: it names the commit that does.
     """
-    from repro.train import TrainConfig
-
     noted = {name: entry["value"] for name, entry in record["hyperparameters"].items()}
     settings = {name: value for name, value in noted.items() if name not in PARTS}
     try:

@@ -53,7 +53,7 @@ NORMS = {
     "l1": 1, "l2": 2, "consistency": 1, "consistency_sum": 1, "fidelity": 1, "oracle": 1, "pixelwise": 1,
     "pixelwise_l2": 2,
 }  # fmt: skip
-# Printed setting -> the field of repro.train.TrainConfig.
+# Printed setting -> the field of repro.train_config.TrainConfig.
 FIELDS = {
     "batch": lambda config: config.batch,
     "patch": lambda config: config.patch,

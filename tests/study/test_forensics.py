@@ -20,7 +20,7 @@ from repro.study import claims, experiments, forensics, verdicts
 from repro.study.forensics import Column, Comparison, Effect, Gap
 from repro.study.statistics import Interval
 from repro.study.verdicts import Group, Study
-from repro.train import TrainConfig
+from repro.train_config import TrainConfig
 
 ENTRIES = forensics.load()
 EXPERIMENTS = {experiment.name: experiment for experiment in experiments.load()}

@@ -11,7 +11,7 @@ from repro.data import catalog
 from repro.errors import ReproError
 from repro.study import claims, experiments, ssdn
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
-from repro.train import learning_rate
+from repro.train_config import learning_rate
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 TABLE = claims.find(LEDGER, source="002", table="Table 1")
