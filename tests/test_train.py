@@ -136,8 +136,8 @@ SABOTAGE = {
     "third checkpoint half written": lambda: on_call(Path, "write_bytes", 3, write_half_and_die),
     "between the two renames": lambda: on_call(Path, "replace", 3, do_and_die),
     "after both renames": lambda: on_call(Path, "replace", 4, do_and_die),
-    "first row of the curve half written": lambda: on_call(training, "_append", 1, append_half_and_die),
-    "third row of the curve half written": lambda: on_call(training, "_append", 3, append_half_and_die),
+    "first row of the curve half written": lambda: on_call(run_folder, "append", 1, append_half_and_die),
+    "third row of the curve half written": lambda: on_call(run_folder, "append", 3, append_half_and_die),
     "before the final weights": lambda: on_call(training, "save", 1, lambda *_: die()),
     "before the summary": lambda: on_call(training, "save", 1, lambda save, *a: (save(*a), die())),
 }
@@ -402,9 +402,9 @@ def test_not_a_number(what, tmp_path, monkeypatch):
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-@pytest.mark.parametrize("writer", ["write_bytes", "_append"])
+@pytest.mark.parametrize("writer", ["write_bytes", "append"])
 def test_full_disk(writer, tmp_path, monkeypatch):
-    owner = Path if writer == "write_bytes" else training
+    owner = Path if writer == "write_bytes" else run_folder
     original, calls = getattr(owner, writer), 0
 
     def write(*arguments):
@@ -418,7 +418,7 @@ def test_full_disk(writer, tmp_path, monkeypatch):
     with pytest.raises(ReproError, match=r"^Cannot write .*No space left on device\.$"):
         train(TINY, tmp_path / "run", progress=quiet)
     _, facts = checkpoint.newest_checkpoint(tmp_path / "run")
-    assert facts["step"] == {"write_bytes": 4, "_append": 8}[writer]
+    assert facts["step"] == {"write_bytes": 4, "append": 8}[writer]
     assert not list((tmp_path / "run").glob(".checkpoint-*"))
 
 
