@@ -28,7 +28,7 @@ class Browser:
 
     def __init__(self, profile: Path, patience_s: float = 120):
         self.patience_s, self.errors, self.requested, self.failed = patience_s, [], [], []
-        self._number, self._addresses, self._shown = itertools.count(1), {}, None
+        self._number, self._addresses, self._shown, self._socket = itertools.count(1), {}, None, None
         self._process = subprocess.Popen(
             [
                 PROGRAM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
@@ -156,5 +156,12 @@ class Browser:
             self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
 
     def close(self) -> None:
+        """Ask Chromium to end, so that none of its processes writes in the profile any more, which may be deleted then;
+        one that does not answer is killed."""
+        if self._socket is not None:
+            with suppress(websocket.WebSocketException, OSError):
+                self.send("Browser.close")
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
         self._process.kill()
         self._process.wait()
