@@ -8,6 +8,7 @@ from html import escape
 
 import pandas as pd
 
+from repro.gradient_pages import describe_fusion
 from repro.pages import KINDS, PAPERS, describe_answer, describe_limits, name_unit, show_verdict
 from repro.study import claims as ledger
 from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
@@ -59,7 +60,8 @@ SHORT = {REPRODUCED: "reproduced", DIRECTION: "in direction", NOT_REPRODUCED: "n
 
 def describe_glance(settled: pd.DataFrame, study: Study) -> str:
     """The answer, verdicts by method and kind of claim, a sentence for each method, and what the counts do not say."""
-    findings = "\n".join(f"- {describe_findings(settled, paper)}" for paper in PAPERS)
+    more = {"GradNet": f" {describe_fusion(study)}".rstrip()}
+    findings = "\n".join(f"- {describe_findings(settled, paper)}{more.get(paper, '')}" for paper in PAPERS)
     waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
     still = (
         f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for experiments "

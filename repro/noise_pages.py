@@ -179,10 +179,10 @@ def describe_clipping(levels_255: tuple[float, ...] = (25.0, 50.0), dark_255: fl
         share = float((free != clipped).double().mean())
         means = [255 * float((image - clean)[dark].double().mean()) for image in (free, clipped)]
         told.append(
-            f"at sigma {level:g} clipping changes {share:.0%} of the values. The mean of the noise on dark ones, below "
-            f"{dark_255:g}, goes from {means[0]:+.1f} to {means[1]:+.1f} gray levels, and the strength over all values "
-            f"from {measure_255(free, clean):.1f} to {measure_255(clipped, clean):.1f}; rounding on top of it makes "
-            f"that {measure_255(rounded, clean):.1f}."
+            f"at sigma {level:g} clipping changes {share:.0%} of the values. The mean of the noise on values darker "
+            f"than {dark_255:g} goes from {means[0]:+.1f} to {means[1]:+.1f} gray levels, and the strength over all "
+            f"values from {measure_255(free, clean):.1f} to {measure_255(clipped, clean):.1f}, with rounding on top of "
+            f"it to {measure_255(rounded, clean):.1f}."
         )
     return f"On the photograph that the crop is from, {' And '.join(told)}"
 

@@ -22,7 +22,9 @@ ON = "kodak24-50"
 def describe_parts(study: Study) -> str:
     """Each short run of another network than the reference, and its difference to it, image by image."""
     caption = "What the parts of the network are worth, after the same number of steps"
-    return _describe(study, caption, lambda e, r: e.sizes != r.sizes)
+    table = _describe(study, caption, lambda e, r: e.sizes != r.sizes)
+    others = [group for experiment, group in _pair_up(study) if experiment.sizes != _reference(study).sizes]
+    return table if any(others) else f"Not measured yet: no network without one of the parts is trained. {table}"
 
 
 def describe_recipes(study: Study) -> str:
@@ -38,6 +40,25 @@ def describe_recipes(study: Study) -> str:
     if best != REFERENCE:
         verdict = f"`{best}` does best, by {reached[best] - reached[REFERENCE]:.2f} dB over the reference"
     return f"{table}\n\nBy the photographs that are kept out of training, {verdict}. Kodak24 has no say in this."
+
+
+def describe_other_runs(study: Study) -> str:
+    """What SADNets at sigma 50 that settle no claim say of the orderings: their distance from others' weights."""
+    settling, *others = study.find("sadnet", "full", "rgb", "kodak24", 50.0) or [None]
+    lines = []
+    for group in others:
+        against = []
+        for method, name in (("dncnn", "DnCNN"), ("ffdnet", "FFDNet")):
+            for other in study.find(method, "full", "rgb", "kodak24", 50.0)[:1]:
+                against.append(f"{compare(group.per_seed(ON), other.per_seed(ON)).signed()} dB against {name}")
+        if against:
+            lines.append(f"`{group.first['experiment']}` ({_name_training(group.first)}) is {' and '.join(against)}")
+    if not lines:
+        return ""
+    return (
+        f"These verdicts are those of `{settling.first['experiment']}`, the longest run. What less of it gives on "
+        f"Kodak24, image by image: {'; '.join(lines)}."
+    )
 
 
 def _compare_recipes(study: Study) -> dict[str, float]:

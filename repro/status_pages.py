@@ -120,7 +120,9 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
         return "No run of this budget is listed, or no throughput is measured yet."
     chosen = {run: campaign_costs.choose_throughput(run, measured) for run in runs}
     lines = [_describe_row(campaign_costs.plan(runs, measured, devices)) for devices in DEVICES]
-    head = "| devices | of which one run uses | days until all is finished | device-days |\n|---|---|---|---|"
+    on_gpus = all(throughput.is_accelerator for throughput in chosen.values())
+    one, several = ("device", "devices") if on_gpus else ("CPU", "CPUs of the kind that was measured")
+    head = f"| {several} | of which one run uses | days until all is finished | {one}-days |\n|---|---|---|---|"
     names = ", ".join(f"`{run.name}`" for run in runs)
     taken = sorted({_describe_throughput(throughput) for throughput in chosen.values()})
     foreign = [run.name for run, throughput in chosen.items() if throughput.precision != run.precision]
@@ -128,11 +130,8 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
         f"The budget `paper` has {len(runs)} run{'s' if len(runs) > 1 else ''} of a training: {names}.",
         f"Measured: {'; '.join(taken)}.",
     ]
-    if not all(throughput.is_accelerator for throughput in chosen.values()):
-        remarks.append(
-            "**No GPU has been measured for it yet**: a device in this table is the one that was measured, and the "
-            "numbers show why this budget needs others."
-        )
+    if not on_gpus:
+        remarks.append("**No GPU has been measured for it yet**: the numbers show why this budget needs some.")
     if foreign:
         remarks.append(f"The measurement is of another floating-point precision than {', '.join(foreign)}.")
     remarks.append(

@@ -34,6 +34,7 @@ from repro.study.verdicts import (
 )
 
 GAIN_LEVELS = (30.0, 70.0)
+FIRST_PUBLIC = 4_427_171  # parameters of the network in the authors' first public code, unused layers included
 
 
 def settle(claim: pd.Series, study: Study) -> Verdict | None:
@@ -324,7 +325,8 @@ def _settle_parameters(claim: pd.Series, study: Study) -> Verdict:
     if unused and round((cost.parameters + unused) / 1000) == claim["number"]:
         reason = (
             f"{exact}; explained: with the {unused:,} of the 1x1 layers that the authors' first public code "
-            f"made in encoder blocks 2 to 4 and never used, it is {cost.parameters + unused:,}."
+            f"made in encoder blocks 2 to 4 and never used, it is {cost.parameters + unused:,}. That code has more "
+            f"unused layers, {FIRST_PUBLIC:,} parameters in all; that just these were counted is inferred from the sum."
         )
         return Verdict(claim["id"], REPRODUCED, reason, **facts)
     return Verdict(claim["id"], NOT_REPRODUCED, f"{exact}.", **facts)

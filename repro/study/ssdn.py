@@ -251,20 +251,22 @@ def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
     if pair is None or not took:
         return _missing(claim, study)
     curves = tuple(_curve(group, took[group.first["variant"]]) for group in pair)
-    lead = _lead(curves)
+    lead = _lead_at_any_time(curves)
     if lead is None:
         return _missing(claim, study)
     level = min(curve.max() for curve in curves)
-    first, second = (_reach(curve, level) / 60 for curve in curves)
+    first, second = (_reach(curve, level) for curve in curves)
     reason = (
         f"Both averaged, and with the step times of an idle machine, SSDN reaches the most that both reach, "
-        f"{level:.2f} dB, after {first:.1f} minutes, N2V after {second:.1f}; while both train, SSDN is "
-        f"{_describe_lead(lead, 'validation moments')}."
+        f"{level:.2f} dB, after {first / 60:.1f} minutes, N2V after {second / 60:.1f}"
     )
     if (lead > 0).any() and (lead < 0).any():
-        why = f"{reason} Two curves that cross, of one seed, decide nothing"
-        return verdicts.untested(claim, study, why, waits=False)
-    return Verdict(claim["id"], _word(first < second, pair), reason, **_facts(*pair))
+        reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first"
+        why = "two curves that cross, of one seed, decide nothing"
+        return verdicts.untested(claim, study, f"{reason}: {why}", waits=False)
+    side = "ahead" if (lead > 0).all() else "behind"
+    reason += f"; while both train, SSDN is {side} throughout, by {abs(lead).min():.2f} dB or more."
+    return Verdict(claim["id"], _word(side == "ahead", pair), reason, **_facts(*pair))
 
 
 def read_step_seconds() -> dict[str, float]:
@@ -283,6 +285,15 @@ def _lead(curves: tuple[pd.Series, pd.Series]) -> pd.Series | None:
     ours, other = curves
     at = ours.index[(ours.index >= other.index[0]) & (ours.index <= min(ours.index[-1], other.index[-1]))]
     return ours[at] - np.interp(at, other.index, other) if len(at) else None
+
+
+def _lead_at_any_time(curves: tuple[pd.Series, pd.Series]) -> pd.Series | None:
+    """The same wherever either curve has a point while both run, the other between its points by a straight line."""
+    begin, end = max(curve.index[0] for curve in curves), min(curve.index[-1] for curve in curves)
+    at = np.unique(np.concatenate([curve.index for curve in curves]))
+    at = at[(at >= begin) & (at <= end)]
+    ours, other = (np.interp(at, curve.index, curve) for curve in curves)
+    return pd.Series(ours - other, at) if len(at) else None
 
 
 def _describe_lead(lead: pd.Series, moments: str) -> str:

@@ -238,13 +238,46 @@ def test_every_suspect_is_a_row_of_the_list_as_is_its_neighbour():
 
 
 def test_what_was_found_and_what_is_missing_is_said(make):
-    assert gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, [])).count("not measured yet") == 14
+    assert gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, [])).count("not measured yet") == 15
     pair = [make(name, psnr, "gradnet", name) for name, psnr in (("gradnet-add", 26.0), ("gradnet-dncnn", 26.75))]
     reason = gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, pair))
     assert "- addition: -0.75 [-0.75, -0.75] dB at sigma 25 (`gradnet-add`);" in reason
     told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
     assert told.startswith("- Not compared with its neighbour yet: `gradnet-naive-residual`")
     assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))
+
+
+class Side:
+    """A group of one seed, of which nothing but means of 24 images is known."""
+
+    def __init__(self, **means):
+        self.means = {name.replace("_", "-"): mean for name, mean in means.items()}
+        self.first = {"evaluations": [{"name": name} for name in self.means]}
+
+    def per_seed(self, name):
+        return pd.DataFrame({0: self.means[name] + SPREAD})
+
+
+def test_the_shortfall_is_what_clipping_does_not_give_back():
+    groups = {"bm3d-colour-25": Side(kodak24_25=31.0), "bm3d-colour-50": Side(kodak24_50=28.0)}
+    own = {"kodak24_25": 27.0, "kodak24_25_clipped": 27.5, "kodak24_50": 24.0, "kodak24_50_clipped": 25.0}
+    told = gradient_pages._describe_gap(groups | {"gradnet-naive-003": Side(**own)})
+    assert "lies 4.00 and 4.00 dB below" in told and "it gets 0.50 and 1.00 dB back" in told
+    assert "What is left, 3.50 and 3.00 dB" in told and "Most of the shortfall is not explained" in told
+    own |= {"kodak24_50_clipped": 27.5}
+    assert "The rest is not explained" in gradient_pages._describe_gap(groups | {"gradnet-naive-003": Side(**own)})
+    assert gradient_pages._describe_gap(groups) == ""
+
+
+@pytest.mark.parametrize(
+    ("at_50", "concluded"), [(29.0, "nothing here says that"), (25.0, "may be a part of"), (28.0, "")]
+)
+def test_whether_the_form_is_a_part_of_the_reason_follows_from_both_levels(at_50, concluded):
+    sides = {"gradnet-dncnn": Side(kodak24_25=30.0, kodak24_50=28.0)}
+    sides["gradnet-impl-dncnn"] = Side(kodak24_25=29.0 if at_50 < 28 else 31.0, kodak24_50=at_50)
+    told = gradient_pages._describe_form(sides)
+    assert concluded in told and ("their form" in told) == bool(concluded)
+    assert gradient_pages._describe_form({}) == ""
 
 
 def test_what_a_network_does_with_its_gradient_is_said(make):

@@ -105,9 +105,22 @@ def test_faster_per_step_and_slower_per_hour(make, monkeypatch):
     table.to_csv(void.folder / "curve.csv", index=False)
     vars(void).pop("curve", None)
     assert settled(step, ours, void).word == DIRECTION
-    assert settled(hour, ours, void).word == NOT_REPRODUCED
+    verdict = settled(hour, ours, void)
+    assert verdict.word == NOT_REPRODUCED and "SSDN is behind throughout" in verdict.reason
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 0.9, "N2V": 1.0})
+    assert settled(hour, ours, void).word == DIRECTION
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 1.3, "N2V": 1.0})
+    verdict = settled(hour, ours, void)
+    assert verdict.word == NOT_TESTABLE and "SSDN is ahead at first: two curves that cross" in verdict.reason
     monkeypatch.setattr(ssdn, "read_step_seconds", dict)  # the benchmark was never run
     assert settled(hour, ours, void).word == NOT_TESTABLE
+
+
+def test_curves_cross_between_the_validations_of_one():
+    ours, other = pd.Series([20.0, 30.0], [10.0, 30.0]), pd.Series([19.0, 29.0], [10.0, 25.0])
+    assert ssdn._lead_at_any_time((ours, other)).to_dict() == {10.0: 1.0, 25.0: -1.5}
+    assert ssdn._lead_at_any_time((ours, other + 10)).index.tolist() == [10.0, 25.0]
+    assert ssdn._lead_at_any_time((ours, pd.Series([29.0], [40.0]))) is None
 
 
 def test_n2v_without_averaging_is_told_beside_the_fair_comparison(make):
