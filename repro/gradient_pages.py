@@ -192,8 +192,8 @@ def describe_fusion(study: Study) -> str:
     levels = " and ".join(f"{level:g}" for level in LEVELS)
     return (
         f"What fusion is worth, which no source prints: the slides' network gains {_gain(ours, none)} at sigma "
-        f"{levels} over the same without a gradient, which is smaller ({_count(none)} parameters, not {_count(ours)}), and "
-        f"{_gain(ours, noisy)} over one of its size that has its input's own."
+        f"{levels} over the same without a gradient, which is smaller ({_count(none)} parameters, not {_count(ours)}), "
+        f"and {_gain(ours, noisy)} over one of its size that has its input's own."
     )
 
 
