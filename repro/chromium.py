@@ -157,11 +157,13 @@ class Browser:
 
     def close(self) -> None:
         """Ask Chromium to end, so that none of its processes writes in the profile any more, which may be deleted then;
-        one that does not answer is killed."""
-        if self._socket is not None:
-            with suppress(websocket.WebSocketException, OSError):
-                self.send("Browser.close")
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-        self._process.kill()
-        self._process.wait()
+        one that has not ended after 10 seconds is killed."""
+        try:
+            if self._socket is not None:
+                with suppress(websocket.WebSocketException, OSError, ValueError):
+                    self._socket.send(json.dumps({"id": next(self._number), "method": "Browser.close"}))
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(10)
+        finally:
+            self._process.kill()
+            self._process.wait()

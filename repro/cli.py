@@ -665,8 +665,7 @@ def campaign(
         return
     start = time.monotonic()
     try:
-        for folder in study.run(hours, budget, names, results=results, experiments=everything, say=_say):
-            typer.echo(f"Written: {folder}")
+        study.run(hours, budget, names, results=results, experiments=everything, say=_say)
     except study.Stopped as error:
         if hours is None or time.monotonic() - start < hours * 3600 - 1:
             _complain(str(error))

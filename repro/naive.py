@@ -43,6 +43,8 @@ def recall(
     ``sigma``: a level for all images, or for each [B], for a denoiser that must be told; it is rounded to a thousandth
     of a gray level. Estimates are rounded to float16 (5e-4 at most), whether they come from the cache or not.
     """
+    if not len(noisy):
+        return noisy.detach().clone()
     folder = folder or files.cache() / "naive"
     levels = [None] * len(noisy)
     if sigma is not None:

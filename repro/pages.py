@@ -55,7 +55,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "sadnet_costs": lambda: describe_costs(settled),
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
         "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
-        "sadnet_other_runs": lambda: sadnet_pages.describe_other_runs(study),
+        "sadnet_other_runs": lambda: sadnet_pages.describe_other_runs(settled, study),
         "sadnet_runaways": lambda: sadnet_pages.describe_runaways(study),
         "sadnet_curve": lambda: sadnet_pages.describe_curves(study, folder),
         "sadnet_budget": lambda: describe_budgets(study, "sadnet"),

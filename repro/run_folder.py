@@ -7,6 +7,7 @@
 import csv
 import json
 from dataclasses import asdict, fields
+from itertools import takewhile
 from pathlib import Path
 
 from repro.checkpoint import NAME as CHECKPOINT
@@ -107,14 +108,16 @@ def append(path: Path, row: dict) -> None:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drop the rows after ``step``, and a last line that was cut off by a kill; all of it where the run begins."""
+    """Drop the rows after ``step``, and all from one on that was not written as a whole; where the run begins, the
+    file."""
     if not path.exists():
         return
     header, *rows = path.read_text().splitlines(keepends=True) or [""]
     if step == 0 or not header.endswith("\n"):
         path.unlink()
         return
-    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
+    whole = takewhile(lambda row: row.endswith("\n") and row.split(",")[0].isdigit(), rows)
+    kept = [row for row in whole if int(row.split(",")[0]) <= step]
     if kept != rows:
         with write_atomically(path) as temporary:
             temporary.write_text("".join([header, *kept]))

@@ -42,11 +42,15 @@ def describe_recipes(study: Study) -> str:
     return f"{table}\n\nBy the photographs that are kept out of training, {verdict}. Kodak24 has no say in this."
 
 
-def describe_other_runs(study: Study) -> str:
+def describe_other_runs(settled: pd.DataFrame, study: Study) -> str:
     """What SADNets at sigma 50 that settle no claim say of the orderings: their distance from others' weights."""
-    settling, *others = study.find("sadnet", "full", "rgb", "kodak24", 50.0) or [None]
+    evidence = str(settled.loc["001-order-kodak24-50-over-dncnn", "evidence"]).split()
+    found = study.find("sadnet", "full", "rgb", "kodak24", 50.0)
+    settling = [group for group in found if set(group.names.split()) <= set(evidence)]
     lines = []
-    for group in others:
+    for group in found if settling else []:
+        if group is settling[0] or not group.first.list_evaluations("kodak24", 50.0).count(ON):
+            continue
         against = []
         for method, name in (("dncnn", "DnCNN"), ("ffdnet", "FFDNet")):
             for other in study.find(method, "full", "rgb", "kodak24", 50.0)[:1]:
@@ -56,7 +60,7 @@ def describe_other_runs(study: Study) -> str:
     if not lines:
         return ""
     return (
-        f"These verdicts are those of `{settling.first['experiment']}`, the longest run. What less of it gives on "
+        f"The verdicts at sigma 50 are those of `{settling[0].first['experiment']}`. What other trainings give on "
         f"Kodak24, image by image: {'; '.join(lines)}."
     )
 
@@ -128,9 +132,11 @@ def describe_runaways(study: Study) -> str:
     for record, offsets in ran.values():
         validated = record.curve.set_index("step")["psnr_db"].dropna()
         best, end = validated.loc[: offsets.idxmax()].max(), validated.iloc[-1]
+        seed = f" seed {record['seed']}" if record["seed"] else ""
+        colour = "gray, " if record["colour"] == "gray" else ""
         lines.append(
-            f"- `{record['experiment']}`, {_name_training(record)}: {offsets.max():,.0f} pixels after step "
-            f"{offsets.idxmax():,}, {offsets.iloc[-1]:,.0f} at the end. Validation had reached {best:.2f} dB by "
+            f"- `{record['experiment']}`{seed}, {colour}{_name_training(record)}: {offsets.max():,.0f} pixels after "
+            f"step {offsets.idxmax():,}, {offsets.iloc[-1]:,.0f} at the end. Validation had reached {best:.2f} dB by "
             f"then, and ended at {end:.2f}."
         )
     others = f"\n\nIn the other {runs} {within}." if quiet else ""

@@ -174,7 +174,8 @@ class TrainConfig:
         source, published = SOURCES.get(self.model, ("", {}))
         if self.pairs is not None:
             published = published | SOURCES_OF_PAIRS.get(self.model, {})
-        if f.name in published and value == published[f.name]:
+        unused = f.name.startswith("plateau_") and self.schedule != "plateau"
+        if f.name in published and value == published[f.name] and not unused:
             return source
         default = {} if f.name == "sizes" else f.default
         return f.metadata["origin"] if value == default else "chosen for this experiment"

@@ -121,7 +121,12 @@ def from_upstream(name: str, state_dict: Mapping[str, Tensor | np.ndarray], **si
         if not isinstance(key, str) or not isinstance(array, Tensor | np.ndarray):
             kind = type(array).__name__
             raise ReproError(f"These are no weights of a {name}: {key} is no array, but {kind}.")
-        arrays[key.removeprefix("module.")] = torch.as_tensor(array)
+        try:
+            if isinstance(array, np.ndarray):  # torch takes neither negative strides nor another order of bytes
+                array = np.array(array, array.dtype.newbyteorder("="), order="C")
+            arrays[key.removeprefix("module.")] = torch.as_tensor(array)
+        except (TypeError, ValueError) as error:
+            raise ReproError(f"These are no weights of a {name}: {key} is an array of {array.dtype}.") from error
     arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     what = f"This checkpoint for {name}"
     _require_finite(arrays, what)
@@ -177,8 +182,10 @@ def describe(name_or_path: str | Path, results: Path | None = None) -> dict:
     """What a weights file says of itself: model, sizes, sha256, and the metadata its writer added."""
     path = find(name_or_path, results)
     header = _read(path, tensors=False)[0]
-    if "model" not in header:
-        raise ReproError(f"{path} was not written by this package: it does not say which model it is for.")
+    if missing := {"model", "sizes", "sha256"} - header.keys():
+        raise ReproError(
+            f"{path} was not written by this package: it does not say its {' and '.join(sorted(missing))}."
+        )
     return json.loads(header.get("metadata", "{}")) | {
         "model": header["model"],
         "sizes": json.loads(header["sizes"]),

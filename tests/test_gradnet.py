@@ -467,6 +467,11 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path):
     assert len(denoiser.calls) == 2
 
 
+def test_no_images_have_no_naive_estimates(tmp_path):
+    none = torch.zeros(0, 3, 16, 16)
+    assert naive.recall(repro.build("bm3d"), none, 0.1, tmp_path).shape == none.shape
+
+
 def test_training_with_a_slow_filter_uses_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "cache", lambda: tmp_path / "cache")
     about = {"data": "embedded-train", "patch": 16, "batch": 2, "validation_images": 1, "validate_every": 1}

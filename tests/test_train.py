@@ -645,6 +645,36 @@ def test_the_rate_falls_where_validation_stands_still(stopped_at, tmp_path, monk
     assert [rates[step] for step in range(1, 7)] == pytest.approx([config.lr * 0.2**n for n in (0, 0, 0, 1, 1, 2)])
 
 
+def test_the_other_processes_hear_what_the_first_has_validated(tmp_path):
+    run = training._Run.__new__(training._Run)
+    heard = SimpleNamespace(global_rank=1, broadcast=lambda given: 20.5 if given is None else pytest.fail("its own"))
+    run.config, run.fabric, run.validated = TINY, heard, [20.0]
+    run.step, run.seconds = TINY.validate_every, 0.0
+    run._log()
+    assert run.validated == [20.0, 20.5]
+    run.step += 1
+    run._log()
+    assert run.validated == [20.0, 20.5]
+
+
+def test_what_a_run_does_not_use_is_not_from_its_source():
+    origins = [
+        TrainConfig(model="gradnet", steps=1, plateau_patience=20, **more).hyperparameters()["plateau_patience"][
+            "origin"
+        ]
+        for more in ({}, {"schedule": "plateau"})
+    ]
+    assert origins == ["chosen for this experiment", "GradNet, authors' code"]
+
+
+@pytest.mark.parametrize("damage", ["\n", "\0\0\0\n", "9,1.0,0.1", "x,1\n"])
+def test_a_curve_is_kept_up_to_what_was_not_written_as_a_whole(damage, tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text(f"step,seconds\n2,1.0\n4,2.0\n{damage}")
+    run_folder.truncate(path, 10)
+    assert path.read_text() == "step,seconds\n2,1.0\n4,2.0\n"
+
+
 def test_schedule_by_the_clock():
     """The larger share of the two budgets counts."""
     clock = TrainConfig(seconds=60, lr=1.0, warmup_steps=0)

@@ -292,6 +292,27 @@ def test_a_wrong_upstream_shape_is_named(net):
             weights.from_upstream("sadnet", arrays | {name: torch.zeros(5)})
 
 
+@pytest.mark.parametrize("disguise", [lambda a: a[::-1].copy()[::-1], lambda a: a.astype(a.dtype.newbyteorder())])
+def test_arrays_that_torch_does_not_take_as_they_are_are_read(net, disguise):
+    arrays = {name: disguise(tensor.numpy()) for name, tensor in upstream(net).items()}
+    again = weights.from_upstream("sadnet", arrays)
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_an_array_of_words_is_named(net):
+    arrays = upstream(net)
+    name = next(iter(arrays))
+    with pytest.raises(ReproError, match=f"{name} is an array of <U4"):
+        weights.from_upstream("sadnet", arrays | {name: np.array(["word"])})
+
+
+def test_a_file_that_does_not_say_its_sizes_is_none_of_ours(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"model": "sadnet"})
+    with pytest.raises(ReproError, match="does not say its sha256 and sizes"):
+        weights.describe(path)
+
+
 def test_an_entry_that_is_no_array_is_named(net):
     with pytest.raises(ReproError, match="epoch is no array"):
         weights.from_upstream("sadnet", upstream(net) | {"epoch": 200})

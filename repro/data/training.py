@@ -39,7 +39,7 @@ def gather(
 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
     """Clean images and (noisy, clean) pairs for training, uint8 ``[C,H,W]``; validation pairs, float32 ``[C,h,w]``.
 
-    ``keyword``, ``level``: of the noise on validation photographs (:func:`_middle_level`).
+    ``keyword``, ``level``: of the noise on validation photographs (:func:`repro.train._middle_level`).
     """
     images, pairs, validation = [], [], []
     if config.pairs_in_batch < config.batch:

@@ -107,9 +107,12 @@ def run(
             if state == "running":
                 say(f"{name}: another process works on it.")
                 continue
-            elsewhere = _running_needs(experiment, experiments, results)
-            if elsewhere and name not in put_off:
-                say(f"{name}: waits for {', '.join(elsewhere)}, on which another process works; its turn comes last.")
+            if elsewhere := _running_needs(experiment, experiments, results):
+                needed = f"{', '.join(elsewhere)}, on which another process works"
+                if name in put_off:
+                    say(f"{name}: still waits for {needed}; the same command runs it afterwards.")
+                    continue
+                say(f"{name}: waits for {needed}; its turn comes last.")
                 put_off.add(name)
                 waiting.append((experiment, seed))
                 continue
@@ -566,8 +569,9 @@ def _is_current(record: records.Record, experiment: Experiment, seed: int, resul
         return same and _has_weights_of_now(experiment.weights, then.get("weights", {}).get("origin"), results)
     now = {name: entry["value"] for name, entry in experiment.train_config(seed).hyperparameters().items()}
     now, then = json.loads(json.dumps(now)), record.settings
-    # How often a run reports does not shape it.
-    names = now.keys() - {"validate_every", "checkpoint_every", "log_every"}
+    # How often a run reports does not shape it, but where its rate waits for validations.
+    names = now.keys() - {"checkpoint_every", "log_every"}
+    names -= set() if now["schedule"] == "plateau" else {"validate_every"}
     if not all(now[name] == then.get(name) for name in names):
         return False
     return _has_weights_of_now(experiment.sizes.get("naive_weights"), then.get("naive_weights"), results)

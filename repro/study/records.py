@@ -104,12 +104,18 @@ class Record:
 
     def find_evaluation(self, dataset: str, sigma_255: float | None) -> dict | None:
         """The first, that is the principal, evaluation on a data set at a noise level; None: its own noise."""
-        for evaluation in self["evaluations"]:
-            if any(evaluation.get(kind) is not None for kind in ("events", "alpha", "levels_255")):
-                continue  # noise of another kind, which has no sigma either
-            if evaluation["dataset"] == dataset and evaluation["sigma_255"] == sigma_255:
-                return evaluation
-        return None
+        named = self.list_evaluations(dataset, sigma_255)[:1]
+        return next((evaluation for evaluation in self["evaluations"] if evaluation["name"] in named), None)
+
+    def list_evaluations(self, dataset: str, sigma_255: float | None) -> list[str]:
+        """Names of all evaluations on a data set at a noise level, the principal one first; None: its own noise."""
+        others = ("events", "alpha", "levels_255")  # noise of another kind, which has no sigma either
+        return [
+            evaluation["name"]
+            for evaluation in self["evaluations"]
+            if (evaluation["dataset"], evaluation["sigma_255"]) == (dataset, sigma_255)
+            and all(evaluation.get(kind) is None for kind in others)
+        ]
 
     def per_image(self, evaluation: str, metric: str = "psnr_db") -> pd.Series:
         """One value per image name."""

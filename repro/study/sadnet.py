@@ -4,7 +4,6 @@ The rules are those of :mod:`repro.study.verdicts`; here is which of them a clai
 it.
 """
 
-import itertools
 import math
 from dataclasses import replace
 from functools import cache
@@ -28,6 +27,7 @@ from repro.study.verdicts import (
     by_sign,
     judge_by_own_numbers,
     judge_ordering,
+    pair_up,
     untested,
     why_not,
     within,
@@ -64,10 +64,7 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
     ours, other = _sides(claim)
     dataset, sigma = ledger.dataset_name(claim), claim["sigma_255"]
     firsts, seconds = (list(study.find(m, v, claim["colour"], dataset, sigma)) for m, v in (ours, other))
-    for first, second in itertools.product(firsts, seconds):
-        evaluation = first.first.find_evaluation(dataset, sigma)["name"]
-        if second.first.find_evaluation(dataset, sigma)["name"] != evaluation:
-            continue
+    for first, second, evaluation in pair_up(firsts, seconds, dataset, sigma):
         if ours[0] != other[0] or first.same_recipe(second):
             verdict = judge_ordering(claim, first, second, evaluation)
             return _discount(claim, verdict, second, evaluation, study)
@@ -104,10 +101,7 @@ def _settle_over_on_real_noise(claim: pd.Series, study: Study) -> Verdict:
     words, _, name = claim["variant"].rpartition("over ")  # "ssim over PD", "over PD"
     dataset, method = ledger.dataset_name(claim), METHODS.get(name, name.lower())
     firsts, seconds = (study.find(m, "full", claim["colour"], dataset, None) for m in ("sadnet", method))
-    for first, second in itertools.product(firsts, seconds):
-        evaluation = first.first.find_evaluation(dataset, None)["name"]
-        if second.first.find_evaluation(dataset, None)["name"] != evaluation:
-            continue
+    for first, second, evaluation in pair_up(firsts, seconds, dataset, None):
         metric = "ssim" if words.startswith("ssim") else "psnr_db"
         better = claim.copy()
         better["number"] = 1.0
@@ -236,14 +230,15 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
     printed = _read_printed_growth(claim, study)
     growths = {}
     for name in printed if alike else ():
-        gains = []
+        gains: list[dict[str, pd.DataFrame]] = []  # by the convention of the noise, which must be one at both levels
         for ours, sigma in zip((low[0], high[0]), GAIN_LEVELS, strict=True):
-            evaluation = ours.first.find_evaluation(dataset, sigma)["name"]
-            for other in study.find(METHODS.get(name, name.lower()), "full", claim["colour"], dataset, sigma)[:1]:
-                if other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
-                    gains.append(ours.per_seed(evaluation).sub(other.per_image(evaluation), axis=0))
-        if len(gains) == 2:
-            growths[name] = compare(gains[1], gains[0])
+            others = study.find(METHODS.get(name, name.lower()), "full", claim["colour"], dataset, sigma)
+            gains.append({})
+            for _, other, evaluation in pair_up([ours], others, dataset, sigma):
+                gain = ours.per_seed(evaluation).sub(other.per_image(evaluation), axis=0)
+                gains[-1].setdefault(evaluation.removeprefix(f"{dataset}-{sigma:g}"), gain)
+        if alike_both := [convention for convention in gains[0] if convention in gains[1]]:
+            growths[name] = compare(*(gain[alike_both[0]] for gain in reversed(gains)))
     if not growths:
         return untested(claim, study, "it needs SADNet and one compared method at sigma 30 and 70")
     weakest = min(growths.values(), key=lambda growth: growth.mean)

@@ -260,9 +260,9 @@ def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
         f"Both averaged, and with the step times of an idle machine, SSDN reaches the most that both reach, "
         f"{level:.2f} dB, after {first / 60:.1f} minutes, N2V after {second / 60:.1f}"
     )
-    if (lead > 0).any() and (lead < 0).any():
-        reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first"
-        why = "two curves that cross, of one seed, decide nothing"
+    if not ((lead > 0).all() or (lead < 0).all()):
+        reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first" if lead.iloc[0] else ""
+        why = "two curves that meet, of one seed, decide nothing"
         return verdicts.untested(claim, study, f"{reason}: {why}", waits=False)
     side = "ahead" if (lead > 0).all() else "behind"
     reason += f"; while both train, SSDN is {side} throughout, by {abs(lead).min():.2f} dB or more."

@@ -28,6 +28,7 @@ result, and :func:`check` fails where the file no longer follows from them.
 import io
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -465,6 +466,17 @@ def _find_counterpart(claim: pd.Series, group: Group, study: Study) -> Group | N
 
 
 # --- orderings ------------------------------------------------------------------------------------------
+
+
+def pair_up(
+    firsts: list[Group], seconds: list[Group], dataset: str, sigma_255: float | None
+) -> Iterator[tuple[Group, Group, str]]:
+    """Pairs of groups, with an evaluation that both have: in the order in which the first one lists its own."""
+    for first in firsts:
+        for evaluation in first.first.list_evaluations(dataset, sigma_255):
+            for second in seconds:
+                if evaluation in second.first.list_evaluations(dataset, sigma_255):
+                    yield first, second, evaluation
 
 
 def judge_ordering(claim: pd.Series, first: Group, second: Group, evaluation: str, metric: str = "psnr_db") -> Verdict:

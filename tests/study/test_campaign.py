@@ -368,10 +368,35 @@ def test_what_needs_a_run_of_another_process_is_put_off_and_comes_last(tmp_path,
     states = dict.fromkeys(("needed", "other", "needy"), "waiting") | {"needed": "running"}
     monkeypatch.setattr(campaign, "_describe", lambda experiment, *_: {"state": states[experiment.name]})
     done, said = [], []
-    monkeypatch.setattr(campaign, "carry_out", lambda experiment, *_: done.append(experiment.name) or tmp_path)
+
+    def carry_out(experiment, *_):
+        done.append(experiment.name)
+        states["needed"] = "done"
+        return tmp_path
+
+    monkeypatch.setattr(campaign, "carry_out", carry_out)
     campaign.run(only=("needy", "other"), results=tmp_path, experiments=[needed, needy, other], say=said.append)
     assert done == ["other", "needy"]
     assert "needy seed 0: waits for needed, on which another process works; its turn comes last." in said
+
+
+def test_what_still_needs_a_run_of_another_process_at_the_end_is_no_failure(tmp_path, monkeypatch):
+    needed, needy = replace(TINY, name="needed"), replace(TINY, name="needy", sizes={"naive_weights": "needed"})
+    states = {"needed": "running", "needy": "waiting"}
+    monkeypatch.setattr(campaign, "_describe", lambda experiment, *_: {"state": states[experiment.name]})
+    monkeypatch.setattr(campaign, "carry_out", lambda *_: pytest.fail("it has not got what it needs"))
+    said = []
+    assert campaign.run(only=("needy",), results=tmp_path, experiments=[needed, needy], say=said.append) == []
+    assert said[-1].startswith("needy seed 0: still waits for needed")
+
+
+def test_validations_shape_a_run_whose_rate_waits_for_them(published, results):
+    for schedule, current in (("cosine", True), ("plateau", False)):
+        row = replace(TINY, train=TINY.train | {"schedule": schedule, "validate_every": 77})
+        settings = json.loads(json.dumps(row.train_config(0).hyperparameters()))
+        settings["validate_every"]["value"] = 2
+        then = records.Record(published.content | {"hyperparameters": settings}, published.folder)
+        assert campaign._is_current(then, row, 0, results) is current
 
 
 def test_a_run_that_ends_while_it_is_looked_at_is_looked_at_again(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def test_faster_per_step_and_slower_per_hour(make, monkeypatch):
     assert settled(hour, ours, void).word == DIRECTION
     monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 1.3, "N2V": 1.0})
     verdict = settled(hour, ours, void)
-    assert verdict.word == NOT_TESTABLE and "SSDN is ahead at first: two curves that cross" in verdict.reason
+    assert verdict.word == NOT_TESTABLE and "SSDN is ahead at first: two curves that meet" in verdict.reason
     monkeypatch.setattr(ssdn, "read_step_seconds", dict)  # the benchmark was never run
     assert settled(hour, ours, void).word == NOT_TESTABLE
 

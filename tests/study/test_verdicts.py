@@ -116,6 +116,29 @@ def test_an_ordering_at_the_papers_budget_is_reproduced(make_record):
     assert settled("001-order-kodak24-50-over-ridnet", ours, other).word == REPRODUCED
 
 
+def put_first(record, psnr_db):
+    """The record with another principal evaluation, on noise that is clipped and rounded."""
+    (about,) = record["evaluations"]
+    name = f"{about['name']}-clipped-rounded"
+    table = record.metrics.assign(evaluation=name, psnr_db=psnr_db)
+    first = about | {"name": name, "clip": True, "round_8bit": True, "psnr_db": float(np.mean(psnr_db))}
+    records.write(record.content | {"evaluations": [first, about]}, record.folder)
+    pd.concat([table, record.metrics]).to_csv(record.folder / "metrics.csv", index=False)
+    return records.read(record.folder)
+
+
+def test_an_ordering_is_on_the_first_noise_that_both_were_tested_on(make_record):
+    """The rows of the paper's budget are tested first as its authors test."""
+    brief = make_record("brief", RIDNET - 0.2 + SPREAD)
+    long = put_first(make_record("long", RIDNET + 0.1 + SPREAD, budget="paper"), RIDNET - 2 + SPREAD)
+    plain = make_record("plain", RIDNET + SPREAD, method="ridnet", steps=0)
+    verdict = settled("001-order-kodak24-50-over-ridnet", brief, long, plain)
+    assert (verdict.word, verdict.evidence) == (REPRODUCED, "long-seed0 plain-seed0")
+    both = put_first(make_record("both", RIDNET + SPREAD, method="ridnet", steps=0), RIDNET - 1.5 + SPREAD)
+    verdict = settled("001-order-kodak24-50-over-ridnet", brief, long, plain, both)
+    assert (verdict.word, verdict.evidence) == (NOT_REPRODUCED, "long-seed0 both-seed0")
+
+
 def test_a_state_of_the_ablation_is_held_to_its_own_side(make_record):
     none, full = "001-t1-kodak24-50-none", "001-t1-kodak24-50-full"  # printed 29.05 and 29.64 dB
     below, above = make_record("below", 28.5 + SPREAD, variant="none"), make_record("above", 28.9 + SPREAD)
@@ -244,6 +267,18 @@ def test_more_gain_at_more_noise(make_record):
     verdict = settled("001-direction-kodak24-gain-grows-with-noise", *found)
     assert (verdict.word, verdict.difference) == (DIRECTION, pytest.approx(0.4))
     assert settled("001-direction-kodak24-gain-grows-with-noise", *found[:2]).word == NOT_TESTABLE
+
+
+def test_a_gain_is_of_one_noise_at_both_levels(make_record):
+    found = []
+    for sigma, gain in ((30.0, 0.2), (70.0, 0.6)):
+        ours = make_record(f"ours{sigma}", 28 + gain + SPREAD, sigma_255=sigma)
+        found.append(put_first(ours, 20 + SPREAD))
+        found.append(make_record(f"other{sigma}", 28 + SPREAD, sigma_255=sigma, method="dncnn", steps=0))
+    verdict = settled("001-direction-kodak24-gain-grows-with-noise", *found)
+    assert (verdict.word, verdict.difference) == (DIRECTION, pytest.approx(0.4))
+    found[1] = put_first(found[1], 25 + SPREAD)  # at one level alone: what both levels have is still the other noise
+    assert settled("001-direction-kodak24-gain-grows-with-noise", *found).difference == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(("alignment", "word"), [(0.3, DIRECTION), (-0.3, NOT_REPRODUCED)])
