@@ -254,24 +254,38 @@ def _enumerate(words: list[str]) -> str:
 
 
 def describe_result(settled: pd.DataFrame, study: Study) -> str:
-    """PSNR of SADNet on colour images: paper, replication, ours, verdict."""
-    columns: dict[str, list[str]] = {
-        name: [] for name in ("images", "paper", "replication", "ours", "verdict", "why")
-    }  # fmt: skip
-    for _, claim in ledger.find(settled, source="001", table="Table 3", method="SADNet").iterrows():
-        where = {"dataset": claim["dataset"], "sigma_255": claim["sigma_255"]}
-        other = _value(settled, source="000", table="Table 3", variant="replication", **where)
+    """PSNR of SADNet on colour and on gray images: paper, replication, ours, verdict."""
+    colour = ledger.find(settled, source="001", table="Table 3", method="SADNet")
+    gray = ledger.find(settled, source="001", table="Table 2", method="SADNet")
+    return "\n\n".join(
+        [
+            describe_headline(settled, study),
+            _list_values("Mean PSNR in dB, colour", colour, settled),
+            _list_values("Mean PSNR in dB, gray", gray, settled),
+        ]
+    )
+
+
+def _list_values(caption: str, claims: pd.DataFrame, settled: pd.DataFrame) -> str:
+    """A row for each claim on a network's PSNR; what the replication prints, where it has the same value."""
+    others = ledger.find(settled, source="000", metric="psnr", variant="replication")
+    columns: dict[str, list[str]] = {name: [] for name in ("images", "paper", "replication", "ours", "verdict", "why")}
+    for _, claim in claims.iterrows():
+        where = {name: claim[name] for name in ("dataset", "sigma_255", "colour")}
+        other = ledger.find(others, **where)
         cells = (
             f"{claim['dataset']}, sigma {claim['sigma_255']:g}",
             claim["value"],
-            other["value"],
+            other["value"].iloc[0] if len(other) else "–",
             _decibels(claim["ours"]),
             show_verdict(claim["word"]),
             escape(claim["reason"]),
         )
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    return f"{describe_headline(settled, study)}\n\n{render_rows('Mean PSNR in dB, colour', columns)}"
+    if set(columns["replication"]) == {"–"}:
+        del columns["replication"]
+    return render_rows(caption, columns)
 
 
 def describe_shortfall(study: Study, question: str, ours: str, published: str, whose: str) -> str:

@@ -123,3 +123,13 @@ def test_threads_and_precision_are_told_where_they_differ(make_record):
     two.content["threads"] = 2
     text = sadnet_pages.describe_recipes(Study(LEDGER, EXPERIMENTS, [one, two]))
     assert text.count("on 2 threads") == 1
+
+
+def test_values_in_colour_and_in_gray_stand_beside_what_is_printed(make_record):
+    gray = make_record("sadnet-gray-50", 27.3 + SPREAD, colour="gray")
+    study = Study(LEDGER, EXPERIMENTS, [gray])
+    colour, table = pages.describe_result(pages.join_verdicts(study), study).split("<table")[1:]
+    assert "Mean PSNR in dB, colour" in colour and ">29.64</td>" in colour and ">29.86</td>" in colour
+    assert "Mean PSNR in dB, gray" in table and "replication" not in table
+    (row,) = (row for row in table.split("<tr>") if "Kodak24, sigma 50" in row)
+    assert ">27.96</td>" in row and ">27.30</td>" in row
