@@ -133,3 +133,17 @@ def test_values_in_colour_and_in_gray_stand_beside_what_is_printed(make_record):
     assert "Mean PSNR in dB, gray" in table and "replication" not in table
     (row,) = (row for row in table.split("<tr>") if "Kodak24, sigma 50" in row)
     assert ">27.96</td>" in row and ">27.30</td>" in row
+
+
+def test_runs_that_settle_nothing_are_told_beside_the_one_that_does(make_record):
+    recipe = {"batch": 8, "patch": 64, "lr": 1e-3, "loss": "l2", "clip": False, "precision": "32"}
+    wobble = 0.01 * (-1.0) ** np.arange(24)
+    long = make_record("sadnet-colour-50-long", 29.2 + SPREAD + wobble, steps=20_000, **recipe)
+    brief = make_record("sadnet-colour-50", 28.9 + SPREAD, steps=10_000, **recipe)
+    dncnn = make_record("dncnn-colour-50", 29.16 + SPREAD, method="dncnn", steps=0)
+    study = Study(LEDGER, EXPERIMENTS, [long, brief, dncnn])
+    text = sadnet_pages.describe_other_runs(pages.join_verdicts(study), study)
+    assert text.startswith("The verdicts at sigma 50 are those of `sadnet-colour-50-long`.")
+    assert "`sadnet-colour-50` (10,000 steps" in text and "-0.26 [-0.26, -0.26] dB against DnCNN." in text
+    alone = Study(LEDGER, EXPERIMENTS, [long, dncnn])
+    assert sadnet_pages.describe_other_runs(pages.join_verdicts(alone), alone) == ""
