@@ -433,7 +433,7 @@ def _as_strength(v: Tensor) -> Tensor:
     return (F.softplus(v.double() - 4) + DEVIATION_MIN).reshape(-1, 1, 1)
 
 
-FIRST_STRENGTH = _as_strength(torch.zeros(1)).item()  # 0.019, 4.9 gray levels: what the authors' estimates begin from
+FIRST_STRENGTH = _as_strength(torch.zeros(1, device="cpu")).item()  # 0.019, 4.9 gray levels: where the authors' begin
 
 
 # --- noise model and prior: what follows the network, in float64 -----------------------------------------------------
