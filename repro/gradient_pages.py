@@ -180,8 +180,8 @@ here: this ranks brief trainings, and not the forms.
 *A gradient may say nothing.* The noisy image's own gradient is mostly that of the noise. Against no gradient at all it
 changes the authors' form by {change("gradnet-noisy", "gradnet-none")}, and that of the slides by
 {change("gradnet-impl-noisy", "gradnet-impl-none")}, although it makes the network larger. So the list at the head of
-this chapter says what fusion is worth against both neighbours: the network without a gradient, which is smaller, and the
-one with its input's own, which is as large, and which that gradient may mislead."""
+this chapter says what fusion is worth against both neighbours: the network without a gradient, which is smaller, and
+the one with its input's own, which is as large, and which that gradient may mislead."""
 
 
 def describe_fusion(study: Study) -> str:

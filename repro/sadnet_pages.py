@@ -114,7 +114,8 @@ def describe_curves(study: Study, folder: Path) -> str:
 
 def describe_runaways(study: Study) -> str:
     """The runs in which the mean offset of a scale grew beyond the side of a training patch, and how they ended; how
-    large it is in all others. Offsets are absolute, on the photographs kept out of training, in positions of their scale.
+    large it is in all others. Offsets are absolute, on the photographs kept out of training, in positions of their
+    scale.
     """
     drifts = {
         record.name: (record, offsets)
@@ -158,8 +159,8 @@ def describe_other_levels(study: Study) -> str:
                 values = [side.per_seed(usual) for side in (group, other)]
                 ours, theirs = (frame.to_numpy().mean() for frame in values)
                 lines.append(
-                    f"At sigma {level:g} on {about['dataset']}, `{group.first['experiment']}`, trained for {own:g}, has "
-                    f"{ours:.2f} dB, and `{other.first['experiment']}`, trained for {level:g}, {theirs:.2f}: "
+                    f"At sigma {level:g} on {about['dataset']}, `{group.first['experiment']}`, trained for {own:g}, "
+                    f"has {ours:.2f} dB, and `{other.first['experiment']}`, trained for {level:g}, {theirs:.2f}: "
                     f"{compare(*values).signed()} dB."
                 )
     return " ".join(lines)

@@ -150,10 +150,10 @@ def _describe_arithmetic(runs: Sequence[Run]) -> str:
     """What the budget takes on devices of a speed that nobody measured: for scale, and to put one's own in."""
     unit = Throughput("", "", "", 1e12, "nobody")
     days = " / ".join(_round(campaign_costs.plan(runs, [unit], devices).seconds / 86_400) for devices in DEVICES)
-    total = sum(run.multiply_adds for run in runs)
+    total = _round(sum(run.multiply_adds for run in runs) / 1e15)
     return (
-        f"Together the runs have {_round(total / 1e15)} million billion forward multiply-adds. On devices that train at "
-        f"1,000 billion per second each, {' / '.join(map(str, DEVICES))} of them would take {days} days; at another speed, divide."
+        f"Together the runs have {total} million billion forward multiply-adds. On devices that train at 1,000 billion "
+        f"per second each, {' / '.join(map(str, DEVICES))} of them would take {days} days; at another speed, divide."
     )
 
 

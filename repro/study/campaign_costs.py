@@ -6,8 +6,9 @@
     seconds on n devices  = seconds on one / (n x EFFICIENCY_PER_DOUBLING ** log2(n))
 
 A device is a GPU, or one core of a CPU. The backward pass, the optimiser and the data are in the measured seconds, so
-that no factor has to be assumed for them. Two things are assumed: that a device keeps its throughput when the patches or the batch are larger, and how well
-several devices share one run (:data:`EFFICIENCY_PER_DOUBLING`). Evaluation is left out; it takes minutes.
+that no factor has to be assumed for them. Two things are assumed: that a device keeps its throughput when the patches
+or the batch are larger, and how well several devices share one run (:data:`EFFICIENCY_PER_DOUBLING`). Evaluation is
+left out; it takes minutes.
 """
 
 import hashlib

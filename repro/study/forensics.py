@@ -271,7 +271,9 @@ def _read(row: dict, file: str) -> Disagreement:
         )
     told = entry.commands or entry.unmeasured or entry.no_effect
     if not told and all(comparison.ours_only for comparison in entry.comparisons):
-        raise ReproError(f"{file}: {name} measures nobody's way; it needs what measures the sources', or why nothing can.")
+        raise ReproError(
+            f"{file}: {name} measures nobody's way; it needs what measures the sources', or why nothing can."
+        )
     for comparison in entry.comparisons:
         if comparison.a.unit != comparison.b.unit:
             raise ReproError(f"{file}: {name} compares {comparison.a.unit} with {comparison.b.unit}.")

@@ -262,7 +262,8 @@ def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
     )
     if not ((lead > 0).all() or (lead < 0).all()):
         reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first" if lead.iloc[0] else ""
-        why = f"two curves that meet, {'of one seed' if len(pair[0].records) == 1 else 'of the first seed'}, decide nothing"
+        whose = "of one seed" if len(pair[0].records) == 1 else "of the first seed"
+        why = f"two curves that meet, {whose}, decide nothing"
         return verdicts.untested(claim, study, f"{reason}: {why}", waits=False)
     side = "ahead" if (lead > 0).all() else "behind"
     reason += f"; while both train, SSDN is {side} throughout, by {abs(lead).min():.2f} dB or more."
