@@ -252,6 +252,7 @@ def list_rows(findings: list[Finding]) -> pd.DataFrame:
             measured = {"change": effect.comparison.change, "effect": mean, "low": low, "high": high}
             measured |= {"unit": effect.unit, "images": images, "word": effect.word}
             measured |= {"a": str(effect.comparison.a), "b": str(effect.comparison.b)}
+            measured |= {"ours_only": effect.comparison.ours_only}
             rows.append(about | measured | {"joint": " ".join(effect.comparison.joint)})
         for gap in finding.gaps:
             sides = {"a": str(gap.comparison.a), "b": str(gap.comparison.b), "joint": " ".join(gap.comparison.joint)}
@@ -323,8 +324,10 @@ def _show_joint(comparison: Comparison, points: dict[str, Disagreement]) -> str:
 
 def _show_effect(effect: Effect, points: dict[str, Disagreement]) -> str:
     images = _count(effect.interval.count, "image")
+    whose = "for scale, which is nobody's way: " if effect.comparison.ours_only else ""
     return (
-        f"{PART}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: {escape(effect.comparison.change)}"
+        f"{PART}{whose}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: "
+        f"{escape(effect.comparison.change)}"
         f'<div class="why">{images}; {escape(effect.runs)}</div>{_show_joint(effect.comparison, points)}</div>'
     )
 

@@ -15,10 +15,11 @@ from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, 
 
 FINDINGS = {
     "SADNet": {
-        "001-t7-sadnet-flops": "number of operations",
         "001-t3-kodak24-50-sadnet": "PSNR on Kodak24 at sigma 50",
-        "001-order-kodak24-50-over-dncnn": "ahead of DnCNN",
-        "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet",
+        "001-order-kodak24-50-over-dncnn": "ahead of DnCNN at 50",
+        "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet at 50",
+        "001-order-kodak24-30-over-ffdnet": "ahead of FFDNet at 30",
+        "001-order-kodak24-70-over-ffdnet": "ahead of FFDNet at 70",
         "001-direction-kernels-extend-along-edges": "kernels along edges everywhere",
     },
     "SSDN": {
@@ -26,18 +27,18 @@ FINDINGS = {
         "002-direction-better-than-self-supervised-kodak": "ahead of N2V",
         "002-order-kodak-known-over-cbm3d": "ahead of CBM3D",
         "002-direction-matches-at-best-kodak": "never above N2C",
-        "002-direction-clipping-defeats-estimation": "clipped noise defeats the estimate of sigma",
+        "002-direction-clipping-defeats-estimation": "clipping defeats the estimate of sigma",
     },
     "GradNet": {
         "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR on Kodak24 at sigma 50",
         "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of the DnCNN that it reads",
         "003-direction-kodak24-50-exchanged-gradients": "BM3D's gradients change nothing",
-        "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without gradient mixup",
+        "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without mixup",
     },
     "ScaoedNet": {
-        "004-cost-parameters": "number of parameters",
         "004-order-blocks-16-over-4": "16 blocks ahead of 4",
-        "004-order-fsm-dem-over-fsm-no-dem": "better with DEM",
+        "004-order-fsm-dem-over-fsm-no-dem": "DEM helps beside FSM",
+        "004-order-no-fsm-dem-over-no-fsm-no-dem": "DEM helps alone",
         "004-order-stages-5-over-1": "5 stages ahead of 1",
         "004-order-nfae-over-none": "a nearer noise map with NFAE",
         "004-t2-sidd-validation-scaoednet-psnr": "PSNR on SIDD",
@@ -50,9 +51,11 @@ GAPS = {
     "002-direction-clipping-defeats-estimation": "our start:",
     "003-direction-kodak24-50-exchanged-gradients": "here",
     "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "without it",
-    "004-order-nfae-over-none": "nearer by",
 }
 """What the difference is that decides, where the statement does not say it."""
+
+SIDES = {"004-order-nfae-over-none": ("nearer", "farther off")}
+"""What a positive and a negative difference mean, where its sign alone is hard to read."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SHORT = {REPRODUCED: "reproduced", DIRECTION: "in direction", NOT_REPRODUCED: "not", NOT_TESTABLE: "not testable"}
@@ -93,8 +96,11 @@ def _describe_numbers(claim: pd.Series) -> str:
     unit = f" {name_unit(claim)}".rstrip().replace(" ", NO_BREAK)
     if claim["metric"] in ledger.STATEMENTS:
         sign = f"{claim['difference']:+.2f}".replace("-", "−")
+        if claim["id"] in SIDES and pd.notna(claim["difference"]):
+            return f"{abs(claim['difference']):.2f}{unit} {SIDES[claim['id']][claim['difference'] < 0]}"
         label = f"{GAPS[claim['id']]} " if claim["id"] in GAPS else ""
         hint = ", a hint" if HINT in claim["reason"] else ""
+        hint = ", within chance" if claim["low"] <= 0 <= claim["high"] else hint
         scales = re.match("Holds at ([^.]*)", claim["reason"])
         elsewhere = scales[1] if scales else "see there"
         return f"{label}{sign}{unit}{hint}" if unit and pd.notna(claim["difference"]) else elsewhere

@@ -179,8 +179,9 @@ here: this ranks brief trainings, and not the forms.
 
 *A gradient may say nothing.* The noisy image's own gradient is mostly that of the noise. Against no gradient at all it
 changes the authors' form by {change("gradnet-noisy", "gradnet-none")}, and that of the slides by
-{change("gradnet-impl-noisy", "gradnet-impl-none")}, although it makes the network larger. So the fair neighbour for
-fusion is the network without it, and the list at the head of this chapter says what fusion is worth against that."""
+{change("gradnet-impl-noisy", "gradnet-impl-none")}, although it makes the network larger. So the list at the head of
+this chapter says what fusion is worth against both neighbours: the network without a gradient, which is smaller, and
+the one with its input's own, which is as large, and which that gradient may mislead."""
 
 
 def describe_fusion(study: Study) -> str:
@@ -221,8 +222,9 @@ def _describe_gap(groups: dict[str, Group]) -> str:
     most = "Most of the shortfall" if min(rest) > max(gains) else "The rest"
     return (
         f"The slides' own DnCNN lies {told[0]} dB below CBM3D at sigma {levels}. Where the noise of the test is "
-        f"clipped, as that of its training was, it gets {told[1]} dB back. What is left, {told[2]} dB, is in its "
-        "training. Short trainings of smaller networks can rank what went into that, but do not add up to it. "
+        f"clipped, as that of its training was, it gets {told[1]} dB back. What is left, {told[2]} dB, is in the "
+        "network or in its training. Short trainings of smaller networks can rank what went into that, but do not add "
+        "up to it. "
         f"{most} is not explained.\n\n"
     )
 
@@ -293,8 +295,8 @@ def describe_findings(study: Study) -> str:
             own, *others = (_select_gradient(record, LEVELS[1], kind) for kind in ("own", "zero", "bm3d"))
             none, bm3d = (compare(other, own) for other in others)
             found.append(
-                f"`{record['experiment']}` given no gradient changes by {none.signed()} dB at sigma {LEVELS[1]:g}, "
-                f"given BM3D's in place of its own by {bm3d.signed()} dB."
+                f"On central crops, `{record['experiment']}` given no gradient changes by {none.signed()} dB at sigma "
+                f"{LEVELS[1]:g}, given BM3D's in place of its own by {bm3d.signed()} dB."
             )
     both = [groups[name].first for name in ("gradnet-impl-oracle", "gradnet-impl-dncnn") if name in groups]
     if len(both) == 2 and all(record.gradients is not None for record in both):
@@ -305,8 +307,8 @@ def describe_findings(study: Study) -> str:
             gained.append(f"{compare(one, two).signed()} dB at sigma {level:g}")
         found.append(
             f"Trained and used with the gradient of the clean image, which nobody has, the network of the slides gains "
-            f"{' and '.join(gained)} over one with its own DnCNN's: the most that a better naive denoiser could bring, "
-            "in so short a training at this width."
+            f"{' and '.join(gained)} on central crops over one with its own DnCNN's: the most that a better naive "
+            "denoiser could bring, in so short a training at this width."
         )
     missing = [f"`{name}`" for name, (other, _) in SUSPECTS.items() if not {name, other} <= groups.keys()]
     if missing:
@@ -473,9 +475,21 @@ def describe_gradients(study: Study) -> str:
         f"Change of PSNR in dB by another gradient than the trained one, with 95 % intervals; {where}", head, body
     )
     return (
-        f"{table}\n\nThe mean gradient loss, and what is left of it after a second division, by the slides' batch: "
-        f"{'; '.join(losses)}."
+        f"{table}\n\n{_describe_reading(measured)}The mean gradient loss, and what is left of it after a second "
+        f"division, by the slides' batch: {'; '.join(losses)}."
     )
+
+
+def _describe_reading(measured: list[Record]) -> str:
+    """How many networks miss their gradient when they are given none."""
+    missed = 0
+    for record in measured:
+        kind = "clean" if record.settings["loss"] == "oracle" else "own"
+        levels = record.gradients["sigma_255"].unique()
+        sides = [[_select_gradient(record, level, name) for name in ("zero", kind)] for level in levels]
+        missed += all(compare(*pair).sign < 0 for pair in sides)
+    networks = f"network{'' if len(measured) == 1 else 's'}"
+    return f"Given no gradient, {missed} of {len(measured)} {networks} get worse at every level: so many read theirs. "
 
 
 def describe_line(folder: Path, photograph: str = "astronaut") -> str:

@@ -57,6 +57,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
         "sadnet_other_runs": lambda: sadnet_pages.describe_other_runs(settled, study),
         "sadnet_runaways": lambda: sadnet_pages.describe_runaways(study),
+        "sadnet_other_levels": lambda: sadnet_pages.describe_other_levels(study),
         "sadnet_curve": lambda: sadnet_pages.describe_curves(study, folder),
         "sadnet_budget": lambda: describe_budgets(study, "sadnet"),
         "ssdn_budget": lambda: describe_budgets(study, "ssdn", "unet"),
@@ -119,6 +120,14 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     twice = int((others["attributed_to"] != others["source"]).sum())
     sizes = settled[settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)]
     counted = _count_costs(settled)
+    unmet = failed[failed["metric"].isin(KINDS["architecture"])]
+    copied = int((unmet["source"] == "000").sum())
+    layers = (
+        f" {len(unmet)} are sizes of a network that ours has not: {copied} of them stand in the replication's own "
+        "table, which may be right about its own network."
+        if copied
+        else ""
+    )
     return (
         f"Of the methods that the four are compared with, {len(others)} values are reproduced: {len(others) - filters} "
         f"from weights that others published, {filters} with a filter; {twice} are one source's copies of another's. "
@@ -126,7 +135,8 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
         f"two networks has more parameters or operations. Of the {len(failed)} claims "
         f"that were not reproduced, {briefly} were held against networks that were trained here in a small part of the "
         "paper's time: they say what that gives, and do not refute the paper. "
-        f"{undecided} of the {len(failed)} are differences that cannot be told from 0."
+        f"{undecided} of the {len(failed)} are differences that cannot be told from 0.{layers} A value that a source "
+        "prints in two places counts twice."
     )
 
 
@@ -234,18 +244,22 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
             )
     return (
         f"**SADNet on Kodak24 at sigma 50**: {printed}. {show_verdict(paper['word'], paper['word'].capitalize())}: "
-        f"{reason[0].lower() + reason[1:]}{also} Our noise is neither clipped nor rounded; the authors' is both."
-        f"{_describe_their_test(paper, study)}"
+        f"{reason[0].lower() + reason[1:]}{also} {_describe_noise(paper, study)}".rstrip()
     )
 
 
-def _describe_their_test(claim: pd.Series, study: Study) -> str:
-    """What the network behind a value gives on noise that is clipped and rounded in the test alone."""
+def _describe_noise(claim: pd.Series, study: Study) -> str:
+    """How the noise behind a value differs from the authors', and what its network gives on theirs."""
     record = next((record for record in study.records if record.name in str(claim["evidence"]).split()), None)
-    name = f"kodak24-{claim['sigma_255']:g}-clipped-rounded"
-    if record is None or name not in {evaluation["name"] for evaluation in record["evaluations"]}:
+    about = record and record.find_evaluation("kodak24", claim["sigma_255"])
+    if not about or about["clip"]:
         return ""
-    return f" Tested on such noise, and trained on ours, the same network has {record.per_image(name).mean():.2f} dB."
+    told = "Our noise is neither clipped nor rounded; the authors' is clipped, and in the test rounded, too."
+    theirs = f"kodak24-{claim['sigma_255']:g}-clipped-rounded"
+    if theirs in {evaluation["name"] for evaluation in record["evaluations"]}:
+        reached = record.per_image(theirs).mean()
+        told += f" Tested on such noise, and trained on ours, the same network has {reached:.2f} dB."
+    return told
 
 
 def _enumerate(words: list[str]) -> str:

@@ -114,7 +114,8 @@ def describe_curves(study: Study, folder: Path) -> str:
 
 def describe_runaways(study: Study) -> str:
     """The runs in which the mean offset of a scale grew beyond the side of a training patch, and how they ended; how
-    large it is in all others. Offsets are absolute, on the photographs kept out of training, in pixels of their scale.
+    large it is in all others. Offsets are absolute, on the photographs kept out of training, in positions of their
+    scale.
     """
     drifts = {
         record.name: (record, offsets)
@@ -124,7 +125,8 @@ def describe_runaways(study: Study) -> str:
     }
     ran = {name: (record, o) for name, (record, o) in drifts.items() if o.max() > record.settings["patch"]}
     quiet = [offsets.max() for name, (_, offsets) in drifts.items() if name not in ran]
-    within = f"the mean offset stays below {ceil(10 * max(quiet)) / 10:g} pixels throughout" if quiet else ""
+    highest = f"{ceil(10 * max(quiet)) / 10:g}" if quiet else ""
+    within = f"the mean offset of every scale stays below {highest} of its positions throughout" if quiet else ""
     runs = f"{len(quiet)} run{'s' if len(quiet) > 1 else ''} of SADNet"
     if not ran:
         return f"In {runs} {within}: no sampling points ran away." if quiet else "No run is finished yet."
@@ -135,12 +137,33 @@ def describe_runaways(study: Study) -> str:
         seed = f" seed {record['seed']}" if record["seed"] else ""
         colour = "gray, " if record["colour"] == "gray" else ""
         lines.append(
-            f"- `{record['experiment']}`{seed}, {colour}{_name_training(record)}: {offsets.max():,.0f} pixels after "
+            f"- `{record['experiment']}`{seed}, {colour}{_name_training(record)}: {offsets.max():,.0f} positions after "
             f"step {offsets.idxmax():,}, {offsets.iloc[-1]:,.0f} at the end. Validation had reached {best:.2f} dB by "
             f"then, and ended at {end:.2f}."
         )
     others = f"\n\nIn the other {runs} {within}." if quiet else ""
     return "\n".join(lines) + others
+
+
+def describe_other_levels(study: Study) -> str:
+    """What a network has at a noise level that it was not trained for, beside one that was."""
+    lines = []
+    for group in (group for group in study.groups if group.first["method"] == "sadnet" and group.trained):
+        own = group.first["sigma_255"]
+        for about in group.first["evaluations"]:
+            level, usual = about["sigma_255"], f"{about['dataset']}-{about['sigma_255'] or 0:g}"
+            if own is None or level in (own, None) or about["name"] != usual:
+                continue
+            others = study.find("sadnet", "full", group.first["colour"], about["dataset"], level)
+            for other in [one for one in others if one.first["sigma_255"] == level][:1]:
+                values = [side.per_seed(usual) for side in (group, other)]
+                ours, theirs = (frame.to_numpy().mean() for frame in values)
+                lines.append(
+                    f"At sigma {level:g} on {about['dataset']}, `{group.first['experiment']}`, trained for {own:g}, "
+                    f"has {ours:.2f} dB, and `{other.first['experiment']}`, trained for {level:g}, {theirs:.2f}: "
+                    f"{compare(*values).signed()} dB."
+                )
+    return " ".join(lines)
 
 
 def _largest_offsets(record: Record) -> pd.Series | None:

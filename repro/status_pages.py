@@ -121,17 +121,20 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
     chosen = {run: campaign_costs.choose_throughput(run, measured) for run in runs}
     lines = [_describe_row(campaign_costs.plan(runs, measured, devices)) for devices in DEVICES]
     on_gpus = all(throughput.is_accelerator for throughput in chosen.values())
-    one, several = ("device", "devices") if on_gpus else ("CPU", "CPUs of the kind that was measured")
+    one, several = ("device", "devices") if on_gpus else ("core", "cores of a CPU as measured")
     head = f"| {several} | of which one run uses | days until all is finished | {one}-days |\n|---|---|---|---|"
     names = ", ".join(f"`{run.name}`" for run in runs)
     taken = sorted({_describe_throughput(throughput) for throughput in chosen.values()})
     foreign = [run.name for run, throughput in chosen.items() if throughput.precision != run.precision]
     remarks = [
         f"The budget `paper` has {len(runs)} run{'s' if len(runs) > 1 else ''} of a training: {names}.",
-        f"Measured: {'; '.join(taken)}.",
+        f"Measured, some of it while the machine did other work, too: {'; '.join(taken)}.",
     ]
     if not on_gpus:
-        remarks.append("**No GPU has been measured for it yet**: the numbers show why this budget needs some.")
+        remarks.append(
+            "**No GPU has been measured for it yet**: the numbers show why this budget needs some. "
+            f"{_describe_arithmetic(runs)}"
+        )
     if foreign:
         remarks.append(f"The measurement is of another floating-point precision than {', '.join(foreign)}.")
     remarks.append(
@@ -141,6 +144,17 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
         "of no use to a run."
     )
     return "\n".join([head, *lines]) + "\n\n" + " ".join(remarks)
+
+
+def _describe_arithmetic(runs: Sequence[Run]) -> str:
+    """What the budget takes on devices of a speed that nobody measured: for scale, and to put one's own in."""
+    unit = Throughput("", "", "", 1e12, "nobody")
+    days = " / ".join(_round(campaign_costs.plan(runs, [unit], devices).seconds / 86_400) for devices in DEVICES)
+    total = _round(sum(run.multiply_adds for run in runs) / 1e15)
+    return (
+        f"Together the runs have {total} million billion forward multiply-adds. On devices that train at 1,000 billion "
+        f"per second each, {' / '.join(map(str, DEVICES))} of them would take {days} days; at another speed, divide."
+    )
 
 
 def describe_coverage(listed: Sequence[Experiment]) -> str:
@@ -193,9 +207,10 @@ def _describe_row(plan: Plan) -> str:
 
 
 def _describe_throughput(throughput: Throughput) -> str:
-    rate = throughput.multiply_adds_per_second / 1e9
+    rate = throughput.per_device / 1e9
+    of = "" if throughput.is_accelerator else "a core of "
     return (
-        f"{throughput.device} trains at {_round(rate)} billion forward multiply-adds per second "
+        f"{of}{throughput.device} trains at {_round(rate)} billion forward multiply-adds per second "
         f"({throughput.source}, {'float32' if throughput.precision == '32' else throughput.precision})"
     )
 

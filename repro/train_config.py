@@ -171,6 +171,8 @@ class TrainConfig:
 
     def _origin(self, f) -> str:
         value = getattr(self, f.name)
+        if f.name == "sigma_255" and self.loss.startswith("signal_dependent"):
+            return "of validation alone, at its middle: this loss draws noise of its own (repro.data.realistic)"
         source, published = SOURCES.get(self.model, ("", {}))
         if self.pairs is not None:
             published = published | SOURCES_OF_PAIRS.get(self.model, {})

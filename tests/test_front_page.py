@@ -58,10 +58,10 @@ def test_numbers_are_those_of_the_verdict(settled):
     settled.loc[value, "ours"], settled.loc[ordering, "difference"] = 12.341, -6.789
     text = read(front_page.describe_findings(settled, "SADNet")).replace(front_page.NO_BREAK, " ")
     assert f"printed {settled.loc[value, 'value']} dB, ours 12.34 dB" in text
-    assert "ahead of FFDNet (−6.79 dB)" in text
+    assert "ahead of FFDNet at 50 (−6.79 dB)" in text
     settled.loc[value, "ours"], settled.loc[ordering, "difference"] = float("nan"), float("nan")
     text = read(front_page.describe_findings(settled, "SADNet")).replace(front_page.NO_BREAK, " ")
-    assert f"(printed {settled.loc[value, 'value']} dB)" in text and "ahead of FFDNet (see there)" in text
+    assert f"(printed {settled.loc[value, 'value']} dB)" in text and "ahead of FFDNet at 50 (see there)" in text
 
 
 def test_the_sentences_are_short(settled):
@@ -212,8 +212,29 @@ def test_whether_it_reproduced_is_answered_in_one_sentence(settled):
 def test_a_difference_that_a_seed_may_undo_is_a_hint(settled):
     name = "004-order-fsm-dem-over-fsm-no-dem"
     settled.loc[name, ["word", "difference", "reason"]] = ["direction reproduced", 0.08, f"+0.08 dB. {verdicts.HINT}"]
-    assert "DEM (+0.08 dB, a hint)" in read(front_page.describe_findings(settled, "ScaoedNet")).replace("\xa0", " ")
+    assert "FSM (+0.08 dB, a hint)" in read(front_page.describe_findings(settled, "ScaoedNet")).replace("\xa0", " ")
     settled.loc[name, "reason"] = "+0.08 dB."
     assert (
-        "hint" not in read(front_page.describe_findings(settled, "ScaoedNet")).replace("\xa0", " ").split("DEM")[1][:20]
+        "hint"
+        not in read(front_page.describe_findings(settled, "ScaoedNet")).replace("\xa0", " ").split("beside FSM")[1][:20]
+    )
+
+
+def test_a_farther_map_is_not_nearer_by_a_negative_number(settled):
+    name = "004-order-nfae-over-none"
+    settled.loc[name, ["difference", "low", "high"]] = [-0.43, -0.5, -0.4]
+    assert "NFAE (0.43 gray levels farther off)" in read(front_page.describe_findings(settled, "ScaoedNet")).replace(
+        "\xa0", " "
+    )
+    settled.loc[name, ["difference", "low", "high"]] = [0.43, 0.4, 0.5]
+    assert "NFAE (0.43 gray levels nearer)" in read(front_page.describe_findings(settled, "ScaoedNet")).replace(
+        "\xa0", " "
+    )
+
+
+def test_a_lead_that_may_be_none_is_told_as_such(settled):
+    name = "001-order-kodak24-30-over-ffdnet"
+    settled.loc[name, ["difference", "low", "high"]] = [-0.01, -0.04, 0.01]
+    assert "FFDNet at 30 (−0.01 dB, within chance)" in read(front_page.describe_findings(settled, "SADNet")).replace(
+        "\xa0", " "
     )

@@ -1,13 +1,14 @@
 """What training at a budget costs on 1, 8 or 64 devices: the planned arithmetic divided by a measured throughput.
 
     arithmetic of a run   = steps x batch x multiply-adds of one patch, forward
-    throughput            = the same of a run that was timed, divided by its seconds
+    throughput            = the same of a run that was timed, divided by its seconds; on a CPU by its threads, too
     seconds on one device = arithmetic / throughput
     seconds on n devices  = seconds on one / (n x EFFICIENCY_PER_DOUBLING ** log2(n))
 
-The backward pass, the optimiser and the data are in the measured seconds, so that no factor has to be assumed for
-them. Two things are assumed: that a device keeps its throughput when the patches or the batch are larger, and how well
-several devices share one run (:data:`EFFICIENCY_PER_DOUBLING`). Evaluation is left out; it takes minutes.
+A device is a GPU, or one core of a CPU. The backward pass, the optimiser and the data are in the measured seconds, so
+that no factor has to be assumed for them. Two things are assumed: that a device keeps its throughput when the patches
+or the batch are larger, and how well several devices share one run (:data:`EFFICIENCY_PER_DOUBLING`). Evaluation is
+left out; it takes minutes.
 """
 
 import hashlib
@@ -38,17 +39,23 @@ DEVICES = (1, 8, 64)
 
 @dataclass(frozen=True)
 class Throughput:
-    """Forward multiply-adds of one training, per second, on one device."""
+    """Forward multiply-adds of one training, per second."""
 
     device: str
     method: str
     precision: str  # "32" or "bf16", as in repro.train_config.TrainConfig
     multiply_adds_per_second: float
     source: str  # the record or benchmark that was timed
+    threads: int = 1  # of a CPU; a GPU counts as one
 
     @property
     def is_accelerator(self) -> bool:
-        return not (self.device.endswith(" cores") or self.device.startswith("cpu "))
+        return not (self.device.endswith((" core", " cores")) or self.device.startswith("cpu "))
+
+    @property
+    def per_device(self) -> float:
+        """What a GPU does, or one core of a CPU."""
+        return self.multiply_adds_per_second / (1 if self.is_accelerator else self.threads)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,10 @@ def measure_records(found: Iterable[Record]) -> list[Throughput]:
             continue
         macs = _count(record["method"], record["colour"], settings["sizes"], settings["patch"])
         rate = record["steps"] * settings["batch"] * macs / record["seconds"]
-        measured.append(Throughput(record["device"], record["method"], settings["precision"], rate, record.name))
+        threads = record["threads"]
+        measured.append(
+            Throughput(record["device"], record["method"], settings["precision"], rate, record.name, threads)
+        )
     return measured
 
 
@@ -120,7 +130,8 @@ def _read_step_benchmarks(folder: Path | None) -> list[Throughput]:
         for setting, precision in (("in place", "32"), ("bf16", "bf16")):
             for seconds in table.loc[table["setting"] == setting, "seconds"]:
                 source = f"benchmark of a step of {about['model']}"
-                measured.append(Throughput(about["device"], about["model"], precision, work / seconds, source))
+                threads = about.get("threads", 1)
+                measured.append(Throughput(about["device"], about["model"], precision, work / seconds, source, threads))
     return measured
 
 
@@ -133,7 +144,7 @@ def choose_throughput(run: Run, measured: Sequence[Throughput]) -> Throughput | 
             t.is_accelerator,
             t.precision == run.precision,
             t.method == run.method,
-            t.multiply_adds_per_second,
+            t.per_device,
         ),
         default=None,
     )
@@ -151,7 +162,7 @@ def plan(
     """
     if not (runs and measured):
         raise ValueError("A plan needs runs, and a throughput.")
-    alone = {run: run.multiply_adds / choose_throughput(run, measured).multiply_adds_per_second for run in runs}
+    alone = {run: run.multiply_adds / choose_throughput(run, measured).per_device for run in runs}
     plans = []
     for most in range(1, devices + 1):
         shares = {run: max(n for n in range(1, most + 1) if run.batch % n == 0) for run in runs}

@@ -87,6 +87,7 @@ class Comparison:
     b: Column
     differs: tuple[str, ...] = ()  # training settings, besides the network, in which the two runs may differ
     joint: tuple[str, ...] = ()  # ids of all points that it changes at once, where they are several
+    ours_only: bool = False  # it changes our own recipe to nobody's: a sensitivity, no measurement of the disagreement
 
 
 @dataclass(frozen=True)
@@ -206,10 +207,10 @@ class Finding:
 
     @property
     def state(self) -> str:
-        if self.effects:
+        if any(not effect.comparison.ours_only for effect in self.effects):
             return MEASURED
         entry = self.disagreement
-        return WAITING if self.gaps or entry.commands or entry.unmeasured else NO_EFFECT
+        return WAITING if entry.comparisons or entry.commands or entry.unmeasured else NO_EFFECT
 
     @property
     def can_be_run(self) -> bool:
@@ -219,7 +220,8 @@ class Finding:
     @property
     def size_db(self) -> float:
         """The largest effect in dB, without its sign; 0 where there is none."""
-        return max((abs(effect.interval.mean) for effect in self.effects if effect.unit == "dB"), default=0.0)
+        sizes = (abs(e.interval.mean) for e in self.effects if e.unit == "dB" and not e.comparison.ours_only)
+        return max(sizes, default=0.0)
 
 
 def load(path: str | Path | None = None) -> list[Disagreement]:
@@ -248,7 +250,7 @@ def _read(row: dict, file: str) -> Disagreement:
         comparisons = tuple(
             Comparison(
                 entry.pop("change"), Column.parse(entry.pop("a")), Column.parse(entry.pop("b")),
-                **{key: tuple(value) for key, value in entry.items()},
+                **{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()},
             )
             for entry in map(dict, row.get("comparison", []))
         )  # fmt: skip
@@ -266,6 +268,11 @@ def _read(row: dict, file: str) -> Disagreement:
         raise ReproError(
             f"{file}: {name} needs what measures it or why nothing can, or the reason why there is no effect, and not "
             "both."
+        )
+    told = entry.commands or entry.unmeasured or entry.no_effect
+    if not told and all(comparison.ours_only for comparison in entry.comparisons):
+        raise ReproError(
+            f"{file}: {name} measures nobody's way; it needs what measures the sources', or why nothing can."
         )
     for comparison in entry.comparisons:
         if comparison.a.unit != comparison.b.unit:
@@ -338,11 +345,12 @@ def _subtract_printed(pair: tuple[str, str], entry: Disagreement, study: Study) 
 
 
 def list_effects(findings: list[Finding], unit: str = "dB") -> list[tuple[Disagreement, Effect]]:
-    """Every measured effect once, with the first disagreement that it speaks of, the largest first."""
+    """Every measured effect of somebody's way once, with the first disagreement that it speaks of, the largest
+    first."""
     seen: dict[tuple[Column, Column], tuple[Disagreement, Effect]] = {}
     for finding in findings:
         for effect in finding.effects:
-            if effect.unit == unit:
+            if effect.unit == unit and not effect.comparison.ours_only:
                 key = effect.comparison.a, effect.comparison.b
                 seen.setdefault(key, (finding.disagreement, effect))
     return sorted(seen.values(), key=lambda pair: -abs(pair[1].interval.mean))

@@ -206,26 +206,33 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
 
 
 def _settle_real_ordering(claim: pd.Series, study: Study) -> Verdict:
-    """By photographs that neither side was trained on."""
+    """By the blocks of SIDD at hand, else by photographs of another set; neither side was trained on either."""
     sides = [REAL_COLUMNS.get(side) for side in claim["variant"].split(" over ")]
-    groups = [study.find(*side, "rgb", REAL_PHOTOGRAPHS, None) if side else [] for side in sides]
-    if not all(groups):
+    for dataset in (SIDD, REAL_PHOTOGRAPHS):
+        groups = [study.find(*side, "rgb", dataset, None) if side else [] for side in sides]
+        if all(groups):
+            break
+    else:
         verdict = verdicts.untested(claim, study, SEEN, waits=None not in sides)
         after = f"; other photographs wait for the experiment {verdict.waits_for}" if verdict.waits_for else ""
         return replace(verdict, reason=f"{SEEN[0].upper()}{SEEN[1:]}{after}.")
     first, second = (found[0] for found in groups)
-    evaluation = first.first.find_evaluation(REAL_PHOTOGRAPHS, None)["name"]
-    verdict = _judge_on_other_photographs(claim, first, second, evaluation)
-    return replace(
-        verdict, reason=f"{verdict.reason} 003 measured on the folder that its networks had been trained on."
-    )
+    verdict = _judge_on_other_photographs(claim, first, second, dataset)
+    told = "003 measured on the folder that its networks had been trained on."
+    if dataset == SIDD and all(side.first.find_evaluation(REAL_PHOTOGRAPHS, None) for side in (first, second)):
+        elsewhere = compare(*(side.per_seed(REAL_PHOTOGRAPHS) for side in (first, second)))
+        told = f"On {REAL_PHOTOGRAPHS} it is {elsewhere.signed()} dB. {told}"
+    return replace(verdict, reason=f"{verdict.reason} {told}")
 
 
-def _judge_on_other_photographs(claim: pd.Series, first: Group, second: Group, evaluation: str) -> Verdict:
+def _judge_on_other_photographs(claim: pd.Series, first: Group, second: Group, dataset: str) -> Verdict:
     """Which is ahead on photographs that neither was trained on and that are not 003's: the direction at most."""
+    evaluation = first.first.find_evaluation(dataset, None)["name"]
     verdict = verdicts.judge_ordering(claim, first, second, evaluation)
     word = DIRECTION if verdict.word == REPRODUCED else verdict.word
     where = f"On {REAL_PHOTOGRAPHS}, which neither was trained on, not on SIDD."
+    if dataset == SIDD:
+        where = "On the blocks of SIDD at hand, which neither was trained on."
     gained = compare(second.per_seed(evaluation), second.per_seed(evaluation, "psnr_noisy_db"))
     if word == DIRECTION and gained.sign < 0:  # ahead of it are the photographs as they were taken
         word, where = (

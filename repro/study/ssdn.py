@@ -9,7 +9,7 @@ kept out of training.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -68,10 +68,9 @@ def _settle_value(claim: pd.Series, study: Study) -> Verdict:
     if not group.smaller:
         word = REPRODUCED if verdicts.within(facts["difference"], facts["tolerance"]) else NOT_REPRODUCED
         return Verdict(claim["id"], word, f"{near}.", **facts)
+    # By what is printed: 002's CBM3D finds the level itself, ours is told it, and is not the one of this column.
     cells = ledger.find(study.claims, source="002", table="Table 1", method="CBM3D", dataset=claim["dataset"])
-    other = _measure(cells.iloc[0], study)
-    images = (frames[0], other[1][0]) if other is not None and len(frames) == 1 else None
-    word, why = verdicts.judge_side(claim, facts["ours"], cells.iloc[0], images)
+    word, why = verdicts.judge_side(claim, facts["ours"], cells.iloc[0])
     return Verdict(claim["id"], word, f"At the {group.budget} budget {near}; {why}.", **facts)
 
 
@@ -129,7 +128,8 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
     if first is None or second is None:
         return verdicts.untested(claim, study, "there are no per-image results of both")
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
-    return verdicts.judge_ordering(claim, first[0], second[0], evaluation)
+    verdict = verdicts.judge_ordering(claim, first[0], second[0], evaluation)
+    return replace(verdict, reason=f"{verdict.reason} Our CBM3D is told sigma, as SSDN is; 002's finds it itself.")
 
 
 def _of(name: tuple[str, str], claim: pd.Series, study: Study) -> tuple[Group, list[pd.DataFrame]] | None:
@@ -262,7 +262,8 @@ def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
     )
     if not ((lead > 0).all() or (lead < 0).all()):
         reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first" if lead.iloc[0] else ""
-        why = "two curves that meet, of one seed, decide nothing"
+        whose = "of one seed" if len(pair[0].records) == 1 else "of the first seed"
+        why = f"two curves that meet, {whose}, decide nothing"
         return verdicts.untested(claim, study, f"{reason}: {why}", waits=False)
     side = "ahead" if (lead > 0).all() else "behind"
     reason += f"; while both train, SSDN is {side} throughout, by {abs(lead).min():.2f} dB or more."

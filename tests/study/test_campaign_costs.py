@@ -55,6 +55,14 @@ def test_the_measurement_that_says_most_is_taken():
     assert choose_throughput(run(1), []) is None
 
 
+def test_a_cpu_s_device_is_a_core():
+    two = Throughput("A Processor, 2 cores", "sadnet", "32", 3e11, "on two", threads=2)
+    one = Throughput("A Processor, 2 cores", "sadnet", "32", 2e11, "on one", threads=1)
+    assert choose_throughput(run(1), [two, one]) is one
+    assert plan([run(1)], [two], 1).seconds == pytest.approx(3600 * TERA / 1.5e11)
+    assert Throughput("A GPU", "sadnet", "32", TERA, "fed by many", threads=16).per_device == TERA
+
+
 def test_one_device_takes_the_sum():
     whole = plan([run(3, name="a"), run(5, name="b")], [GPU], 1)
     assert whole.seconds == whole.device_seconds == 8 * 3600

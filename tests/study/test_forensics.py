@@ -136,6 +136,14 @@ def test_the_joint_effect_of_the_replication_is_taken_apart_by_options():
         assert sum(getattr(part, option) for part in named.values()) == 1, "each in one part alone"
 
 
+def test_a_change_of_our_recipe_alone_does_not_count_as_measured(make_record, tmp_path):
+    body = 'commands = ["repro doctor"]\n' + COMPARISON.format("one") + "ours_only = true\n"
+    study = make_study(make_record("one", [40.0, 41.0, 39.0]), make_record("base", [29.0, 30.5, 28.8]))
+    (finding,) = forensics.find(study, forensics.load(write(tmp_path, make_entry("rate", body))))
+    assert finding.effects and (finding.state, finding.size_db) == (forensics.WAITING, 0)
+    assert not forensics.list_effects([finding])
+
+
 def test_claims_are_in_the_ledger():
     named = [name for entry in ENTRIES for name in (*entry.claims, *(side for pair in entry.printed for side in pair))]
     assert named and set(named) <= set(LEDGER.index)
@@ -175,6 +183,7 @@ COMPARISON = '[[disagreement.comparison]]\nchange = "c"\na = "{}/kodak24-50/psnr
         ('paper = "s"\n[[disagreement.comparison]]\nchange = "c"\na = "a/b/ssim"\nb = "a/b/ssim"\n', "itself"),
         ('paper = "s"\n' + COMPARISON.format("a") + 'joint = ["y", "x"]\n', "'y', which is not listed"),
         ('paper = "s"\n' + COMPARISON.format("a") + 'joint = ["x"]\n', "single point"),
+        ('paper = "s"\n' + COMPARISON.format("a") + "ours_only = true\n", "nobody's way"),
         ('paper = "s"\nno_effect = "n"\n' + HEAD + 'paper = "s"\nno_effect = "n"\n', "twice"),
     ],
 )
@@ -361,7 +370,8 @@ def test_every_disagreement_has_a_row_and_nothing_is_left_unsaid(findings, table
             why = [gap.reason for gap in finding.gaps] + [finding.disagreement.unmeasured]
             assert ("<code>repro " in effect) == finding.can_be_run or all(why)
             assert finding.can_be_run or any(why)
-        assert bool(re.search(r"<b>[+−]\d", effect)) == (finding.state == forensics.MEASURED)
+        whole = re.sub("for scale, which is nobody's way: <b>.*?</b>", "", effect)
+        assert bool(re.search(r"<b>[+−]\d", whole)) == (finding.state == forensics.MEASURED)
 
 
 def test_a_row_escapes_what_it_shows(make_record, tmp_path):

@@ -60,11 +60,21 @@ def test_sampling_points_that_ran_away_are_told_from_the_others(make_record):
     far = drift(make_record, "recipe-rate-2e-3", [0.5, 64.5, 12.0], [24.0, 23.0, 23.5], lr=2e-3, clip=False, loss="l2")
     edge = drift(make_record, "recipe-rate-1e-3", [0.5, 64.0, 0.5], [24.0, 23.0, 23.5], lr=1e-3, clip=False, loss="l2")
     text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, far]))
-    assert "rate 0.002, L2: 64 pixels after step 2, 12 at the end." in text
+    assert "rate 0.002, L2: 64 positions after step 2, 12 at the end." in text
     assert "had reached 24.00 dB by then, and ended at 23.50" in text
-    assert text.endswith("In the other 1 run of SADNet the mean offset stays below 0.7 pixels throughout.")
+    within = "the mean offset of every scale stays below {} of its positions throughout"
+    assert text.endswith(f"In the other 1 run of SADNet {within.format('0.7')}.")
     text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, edge]))
-    assert text == "In 2 runs of SADNet the mean offset stays below 64 pixels throughout: no sampling points ran away."
+    assert text == f"In 2 runs of SADNet {within.format('64')}: no sampling points ran away."
+
+
+def test_a_network_at_a_foreign_level_stands_beside_one_trained_for_it(make_record):
+    far = make_record("sadnet-colour-50", 28.0 + SPREAD, sigma_255=30)
+    far.content["sigma_255"] = 50
+    near = make_record("sadnet-colour-30", 31.0 + SPREAD, sigma_255=30)
+    text = sadnet_pages.describe_other_levels(Study(LEDGER, EXPERIMENTS, [far, near]))
+    assert "trained for 50, has 28.00 dB" in text and "trained for 30, 31.00: -3.00 [-3.00, -3.00] dB" in text
+    assert sadnet_pages.describe_other_levels(Study(LEDGER, EXPERIMENTS, [near])) == ""
 
 
 def test_without_records_it_says_what_is_to_be_run():
