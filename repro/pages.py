@@ -123,7 +123,7 @@ def describe_limits(settled: pd.DataFrame, study: Study) -> str:
     unmet = failed[failed["metric"].isin(KINDS["architecture"])]
     copied = int((unmet["source"] == "000").sum())
     layers = (
-        f" {len(unmet)} are sizes of a network that ours has not: {copied} of them stand in the replication's own "
+        f" {len(unmet)} are sizes of layers that our network has not: {copied} of them stand in the replication's own "
         "table, which may be right about its own network."
         if copied
         else ""
