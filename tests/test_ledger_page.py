@@ -1,7 +1,11 @@
 """The page of the ledger and that of the disagreements: their filters in a browser, and what a row says."""
 
+import functools
 import json
 import re
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from chromium import PROGRAM, Browser
@@ -34,6 +38,8 @@ def findings():
 def folder(tmp_path_factory, settled, findings):
     """Both pages as the book has them, without the theme around them."""
     folder = tmp_path_factory.mktemp("pages")
+    for name in ("book.css", "filter.js"):
+        shutil.copy(STATIC / name, folder)
     tables = {
         "ledger": pages.describe_ledger(settled),
         "forensics": forensic_pages.describe_table(findings, settled),
@@ -41,8 +47,8 @@ def folder(tmp_path_factory, settled, findings):
     for name, table in tables.items():
         (folder / f"{name}.html").write_text(
             f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title>"
-            f"<link rel='stylesheet' href='{(STATIC / 'book.css').as_uri()}'>"
-            f"<script defer src='{(STATIC / 'filter.js').as_uri()}'></script><main>{table}</main>",
+            f"<link rel='icon' href='data:,'><link rel='stylesheet' href='book.css'>"
+            f"<script defer src='filter.js'></script><main>{table}</main>",
             encoding="utf-8",
         )
     return folder
@@ -119,7 +125,8 @@ def test_selects_and_words_narrow_each_other_and_are_cleared(browser, open_page,
     assert browser.run(count) == f"{len(both)} of {len(settled)} claims"
     decided = choose(browser, verdict="not testable here")
     assert decided == list(settled.index[wanted & (settled["word"] == "not testable here")])
-    assert choose(browser, words=decided[0]) == decided[:1]
+    alone = next(name for name in decided if sum(name in other for other in decided) == 1)
+    assert choose(browser, words=alone) == [alone]
     assert choose(browser, method="", dataset="", verdict="", words="") == list(settled.index)
 
 
@@ -163,6 +170,58 @@ def test_units_are_those_of_what_was_measured(settled):
     assert {pages.name_unit(claim) for _, claim in measured.iterrows()} >= {"dB"}
     unnamed = [claim["variant"] for _, claim in measured.iterrows() if not pages.name_unit(claim)]
     assert all("ssim" in variant for variant in unnamed), "which is a number without a unit"
+
+
+# --- links to a row, on a server: a file's address is never written anew
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+IN_SIGHT = (
+    "(() => {{ const box = document.getElementById('{}').getBoundingClientRect(); "
+    "return box.height > 0 && box.top > -5 && box.top < innerHeight; }})()"
+)
+
+
+@needs_browser
+def test_a_link_to_a_claim_leads_to_it(browser, site, settled):
+    last = settled.index[-1]
+    browser.resize(*DESK)
+    browser.open(f"{site}/ledger.html#{last}")
+    assert browser.run("location.hash") == f"#{last}"
+    assert browser.run(IN_SIGHT.format(last)) and browser.run("document.querySelector(':target').id") == last
+
+
+@needs_browser
+def test_a_filter_and_a_link_in_one_address(browser, site, settled):
+    source = settled["source"].iloc[-1]
+    inside = settled.index[settled["source"] == source][-1]
+    browser.resize(*DESK)
+    browser.open(f"{site}/ledger.html?source={source}#{inside}")
+    assert browser.run(SHOWN) == list(settled.index[settled["source"] == source])
+    assert browser.run(IN_SIGHT.format(inside)) and browser.run("location.search") == f"?source={source}"
+
+
+@needs_browser
+def test_a_link_to_a_row_that_is_filtered_out_shows_it(browser, site, findings):
+    measured = next(one.disagreement for one in findings if one.state == forensics.MEASURED)
+    browser.resize(*DESK)
+    browser.open(f"{site}/forensics.html")
+    choose(browser, state=forensics.NO_EFFECT)
+    assert not browser.run(IN_SIGHT.format(measured.id))
+    browser.run(f"void (location.hash = '{measured.id}')")
+    browser.settle()
+    assert browser.run(IN_SIGHT.format(measured.id)) and browser.run("location.search") == ""
 
 
 # --- the disagreements

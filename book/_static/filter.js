@@ -23,7 +23,19 @@ document.addEventListener("DOMContentLoaded", () => {
     count.textContent = `${shown} of ${rows.length} ${table.dataset.rows || "claims"}`;
     const query = new URLSearchParams();
     for (const field of [...fields, words]) if (field.value) query.set(field.name, field.value);
-    if (location.protocol !== "file:") history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+    const address = (query.size ? `?${query}` : location.pathname) + location.hash;
+    if (location.protocol !== "file:") history.replaceState(null, "", address);
+  }
+
+  // A link to a row shows it, whatever was filtered.
+  function reveal() {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target || !table.contains(target)) return;
+    if (target.closest("tr")?.hidden) {
+      for (const field of [...fields, words]) field.value = "";
+      filter();
+    }
+    target.scrollIntoView();
   }
 
   // A filter is part of the address, so that it can be sent to somebody.
@@ -32,6 +44,8 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const field of [...fields, words]) field.addEventListener("input", filter);
   controls.hidden = false;
   filter();
+  reveal();
+  window.addEventListener("hashchange", reveal);
 
   // A search of the book that led here goes on in the table, if it finds something there.
   const from = document.referrer && new URL(document.referrer);
