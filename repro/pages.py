@@ -6,6 +6,7 @@ Each function returns Markdown (with HTML for tables) that a page of the book in
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
@@ -250,15 +251,17 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
 
 def _describe_noise(claim: pd.Series, study: Study) -> str:
     """How the noise behind a value differs from the authors', and what its network gives on theirs."""
-    record = next((record for record in study.records if record.name in str(claim["evidence"]).split()), None)
-    about = record and record.find_evaluation("kodak24", claim["sigma_255"])
+    named = set(str(claim["evidence"]).split())
+    group = next((group for group in study.groups if set(group.names.split()) <= named), None)
+    about = group and group.first.find_evaluation("kodak24", claim["sigma_255"])
     if not about or about["clip"]:
         return ""
     told = "Our noise is neither clipped nor rounded; the authors' is clipped, and in the test rounded, too."
     theirs = f"kodak24-{claim['sigma_255']:g}-clipped-rounded"
-    if theirs in {evaluation["name"] for evaluation in record["evaluations"]}:
-        reached = record.per_image(theirs).mean()
-        told += f" Tested on such noise, and trained on ours, the same network has {reached:.2f} dB."
+    if theirs in {evaluation["name"] for evaluation in group.first["evaluations"]}:
+        same = "networks have" if len(group.records) > 1 else "network has"
+        reached = group.per_image(theirs).mean()
+        told += f" Tested on such noise, and trained on ours, the same {same} {reached:.2f} dB."
     return told
 
 
@@ -384,13 +387,13 @@ def describe_budgets(study: Study, *methods: str) -> str:
 
 def describe_experiments(study: Study) -> str:
     """The list of experiments, and which have a published record."""
-    done = {record["experiment"] for record in study.records}
+    done = Counter(record["experiment"] for record in study.records)
     rows = [
         {
             "experiment": experiment.name,
             "budget": experiment.budget,
             "seeds": len(experiment.seeds),
-            "state": "published" if experiment.name in done else "not yet",
+            "published": done[experiment.name],
             "why": experiment.why,
         }
         for experiment in experiments.load()

@@ -180,7 +180,7 @@ def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
     group, by_kind = found
     ours = float(by_kind["bm3d"].mean())
     facts = {"ours": ours, "difference": ours - claim["number"], "budget": group.budget}
-    facts |= {"evidence": group.first.name, "command": group.first["command"]}
+    facts |= {"evidence": group.names, "command": group.first["command"]}
     # Of the direction at most, at any budget: these crops are not the printed ones.
     word, why = verdicts.judge_side(claim, ours, _find_bm3d(claim, study))
     reason = f"At the {group.budget} budget {ours:.2f} dB on central crops; {why}."
@@ -248,12 +248,12 @@ def _judge_on_other_photographs(claim: pd.Series, first: Group, second: Group, d
 def _read_gradients(study: Study, sigma_255: float) -> tuple[Group, pd.DataFrame] | None:
     """A group in 003's form with PSNR by image and kind of gradient at a noise level."""
     for group in study.groups:
-        table = group.first.gradients
+        seeds = [record.gradients for record in group.records if record.gradients is not None]
         own = group.first["variant"].removesuffix(NARROW) == "DnCNN"
-        if group.first["method"] == "gradnet-impl" and own and table is not None:
-            at = table[table["sigma_255"] == sigma_255]
+        if group.first["method"] == "gradnet-impl" and own and seeds:
+            at = pd.concat([table[table["sigma_255"] == sigma_255] for table in seeds])
             if len(at) and "bm3d" in set(at["gradient"]):
-                return group, at.pivot(index="image", columns="gradient", values="psnr_db")
+                return group, at.pivot_table(index="image", columns="gradient", values="psnr_db")  # means over seeds
     return None
 
 
@@ -268,7 +268,7 @@ def _settle_exchange_without_effect(claim: pd.Series, study: Study) -> Verdict:
     paired = compare(by_kind["bm3d"], by_kind["own"])
     nothing = compare(by_kind["zero"], by_kind["own"])
     facts = {"difference": paired.mean, "low": paired.low, "high": paired.high, "tolerance": 0.0005}
-    facts |= {"budget": group.budget, "evidence": group.first.name, "command": group.first["command"]}
+    facts |= {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
     what = f"BM3D's gradients change {paired.mean:+.3f} dB, none at all {nothing.mean:+.3f} dB"
     word = NOT_REPRODUCED if abs(paired.mean) > 0.0005 else DIRECTION if group.smaller else REPRODUCED
     return Verdict(claim["id"], word, f"{what}, on a network trained here.", **facts)

@@ -209,9 +209,12 @@ def _pair(first: str, second: str, study: Study, fits: Callable[[Group, Group], 
 
 
 def _curve(group: Group, step_s: float = 1.0) -> pd.Series:
-    """Validation PSNR by steps, or by seconds of ``step_s`` each."""
-    curve = group.first.curve.dropna(subset=["psnr_db"])
-    return pd.Series(curve["psnr_db"].astype(float).to_numpy(), index=curve["step"].astype(float) * step_s)
+    """Validation PSNR by steps, or by seconds of ``step_s`` each; the mean over the seeds that have a curve."""
+    curves = [
+        r.curve.dropna(subset=["psnr_db"]).set_index("step")["psnr_db"] for r in group.records if r.curve is not None
+    ]
+    mean = pd.concat(curves, axis=1).astype(float).dropna().mean(axis=1)
+    return pd.Series(mean.to_numpy(), index=mean.index.astype(float) * step_s)
 
 
 def _missing(claim: pd.Series, study: Study) -> Verdict:
@@ -262,7 +265,7 @@ def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
     )
     if not ((lead > 0).all() or (lead < 0).all()):
         reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first" if lead.iloc[0] else ""
-        whose = "of one seed" if len(pair[0].records) == 1 else "of the first seed"
+        whose = "of one seed" if all(len(group.records) == 1 for group in pair) else "of a few seeds"
         why = f"two curves that meet, {whose}, decide nothing"
         return verdicts.untested(claim, study, f"{reason}: {why}", waits=False)
     side = "ahead" if (lead > 0).all() else "behind"

@@ -254,4 +254,6 @@ def _show_ours(cell) -> str:
     value = f"{cell.ours:,.{digits}f}" if digits else f"{cell.ours:.0f}"
     if not cell.budget:
         return value
-    return f"{value} ({cell.budget}, {cell.steps:,.0f} steps)"
+    trainings = len(cell.evidence.split())
+    several = f"{trainings} x " if trainings > 1 else ""
+    return f"{value} ({cell.budget}, {several}{cell.steps:,.0f} steps)"

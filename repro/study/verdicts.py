@@ -54,7 +54,8 @@ WORDS = (REPRODUCED, DIRECTION, NOT_REPRODUCED, NOT_TESTABLE)
 
 PSNR_DB = 0.05
 PSNR_TRAINED_HERE_DB = 0.1
-HINT = f"Not more than {PSNR_TRAINED_HERE_DB:g} dB, by a network that was trained once: a hint."
+HINT = "a hint."  # what such a verdict ends with
+FEW_TRAININGS = 5  # fewer do not say how far seeds scatter: an interval that draws two or three of them is too narrow
 FLOPS_RELATIVE = 0.01
 TIMES = "running times belong to the machine they were taken on"
 
@@ -149,6 +150,16 @@ class Group:
         columns = {record.name: record.per_image(evaluation, metric) for record in self.records}
         return pd.concat({name: column for name, column in columns.items() if len(column)} or columns, axis=1)
 
+    def require_one_recipe(self) -> None:
+        """Raise a ReproError where the seeds are not of one training: their mean would be of nothing."""
+        for other in self.records[1:]:
+            names = archive.find_differences(self.first.settings, other.settings)
+            if names or self.first.settings.get("sizes") != other.settings.get("sizes"):
+                raise ReproError(
+                    f"{self.first.name} and {other.name} differ in {', '.join(names) or 'sizes'}: remove the record of "
+                    "the older settings."
+                )
+
     def same_recipe(self, other: "Group") -> bool:
         """Whether two trained groups differ in nothing but the network and the seed."""
         return not archive.find_differences(self.first.settings, other.first.settings)
@@ -184,6 +195,8 @@ class Study:
         counted = [record for record in self.records if record["budget"] != "smoke"]
         grouped = itertools.groupby(counted, key=lambda record: record["experiment"])
         groups = [Group(tuple(records)) for _, records in grouped]
+        for group in groups:
+            group.require_one_recipe()
         return sorted(groups, key=_size, reverse=True)
 
     def find(self, method: str, variant: str, colour: str, dataset: str, sigma_255: float) -> list[Group]:
@@ -214,8 +227,10 @@ class Study:
 def settle(claim: pd.Series, study: Study) -> Verdict:
     """The verdict on one claim (a row of :func:`repro.study.claims.load`)."""
     verdict = _settle(claim, study)
-    if _is_hint(claim, verdict, study):
-        verdict = replace(verdict, reason=f"{verdict.reason} {HINT}")
+    if trainings := _find_hint(claim, verdict, study):
+        times = "once" if trainings == 1 else f"{trainings} times"
+        small = f"Not more than {PSNR_TRAINED_HERE_DB:g} dB, by a network that was trained {times}"
+        verdict = replace(verdict, reason=f"{verdict.reason} {small}: {HINT}")
     if verdict.word != NOT_TESTABLE and not verdict.command:  # it was computed just now, from no record
         return replace(verdict, command="repro claims --write")
     if verdict.command.startswith("repro campaign") and not verdict.waits_for:  # its record is not in the way there
@@ -223,17 +238,18 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
     return verdict
 
 
-def _is_hint(claim: pd.Series, verdict: Verdict, study: Study) -> bool:
-    """Whether a statement holds, or fails beyond chance, by so little that another seed of a network might undo it: see
-    :data:`HINT`."""
+def _find_hint(claim: pd.Series, verdict: Verdict, study: Study) -> int:
+    """Where a statement holds, or fails beyond chance, by so little that other seeds might undo it: how often the
+    network was trained that was trained least; else 0. See :data:`FEW_TRAININGS`."""
     compared = set(verdict.evidence.split())
     if verdict.word not in (DIRECTION, NOT_REPRODUCED) or claim["metric"] not in ledger.STATEMENTS or len(compared) < 2:
-        return False
+        return 0
     if None in (verdict.low, verdict.high) or verdict.low <= 0 <= verdict.high:
-        return False
+        return 0
     small = " dB" in verdict.reason and round(abs(verdict.difference), 2) <= PSNR_TRAINED_HERE_DB
-    trained_once = (g for g in study.groups if g.trained and len(g.records) == 1 and g.names in compared)
-    return small and any(trained_once)
+    trained = [len(g.records) for g in study.groups if g.trained and set(g.names.split()) <= compared]
+    least = min(trained, default=FEW_TRAININGS)
+    return least if small and least < FEW_TRAININGS else 0
 
 
 def _settle(claim: pd.Series, study: Study) -> Verdict:
@@ -383,7 +399,9 @@ def describe_difference(facts: dict) -> str:
     side = "above" if difference >= 0 else "below"
     close = not within(difference, facts["tolerance"]) and within(round(difference, 2), facts["tolerance"])
     digits = 3 if close else 2
-    return f"{facts['ours']:.{digits}f} dB, {abs(difference):.{digits}f} dB {side} the printed value"
+    trainings = len(facts["evidence"].split())
+    mean = f" as the mean of {trainings} trainings" if trainings > 1 else ""
+    return f"{facts['ours']:.{digits}f} dB{mean}, {abs(difference):.{digits}f} dB {side} the printed value"
 
 
 def judge_side(

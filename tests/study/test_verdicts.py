@@ -59,13 +59,30 @@ def test_an_ordering_needs_an_interval_that_excludes_zero(make_record, gain, wor
     assert verdict.low <= verdict.difference <= verdict.high
 
 
+def test_a_mean_over_seeds_says_over_how_many(make_record):
+    records = [make_record("sadnet-colour-50", 29.0 + 0.1 * seed + SPREAD, seed=seed) for seed in range(3)]
+    verdict = settled("001-t3-kodak24-50-sadnet", *records)
+    assert "29.10 dB as the mean of 3 trainings, 0.54 dB below" in verdict.reason
+    assert "mean of" not in settled("001-t3-kodak24-50-sadnet", records[0]).reason
+
+
+def test_seeds_of_two_recipes_are_refused(make_record):
+    records = [make_record("sadnet-colour-50", 29.0 + SPREAD, seed=seed, lr=(seed + 1) * 1e-4) for seed in range(2)]
+    with pytest.raises(ReproError, match="sadnet-colour-50-seed1 differ in lr"):
+        settled("001-t3-kodak24-50-sadnet", *records)
+
+
 def test_an_ordering_that_another_seed_may_undo_is_a_hint(make_record):
     other = make_record("other", RIDNET + SPREAD, method="ridnet", steps=0)
     ours = make_record("ours", RIDNET + 0.05 + SPREAD)
     verdict = settled("001-order-kodak24-50-over-ridnet", ours, other)
     assert verdict.word == DIRECTION and verdict.reason.endswith(f" {HINT}")
-    again = make_record("ours", RIDNET + 0.05 + SPREAD, seed=1)
-    assert HINT not in settled("001-order-kodak24-50-over-ridnet", ours, again, other).reason
+    again = [make_record("ours", RIDNET + 0.05 + SPREAD, seed=seed) for seed in range(1, 5)]
+    few = settled("001-order-kodak24-50-over-ridnet", ours, *again[:2], other)
+    assert few.reason.endswith(f"by a network that was trained 3 times: {HINT}"), (
+        "three seeds do not say how they scatter"
+    )
+    assert HINT not in settled("001-order-kodak24-50-over-ridnet", ours, *again, other).reason
     ahead = make_record("ahead", RIDNET + 0.2 + SPREAD)
     assert HINT not in settled("001-order-kodak24-50-over-ridnet", ahead, other).reason
     behind = settled("001-order-kodak24-50-over-ridnet", make_record("behind", RIDNET - 0.05 + SPREAD), other)
