@@ -33,7 +33,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-EVALUATION_MINUTES = 60  # beyond the campaign's estimate, which knows an evaluation from another seed's alone
+EVALUATION_MINUTES = 60  # beyond the campaign's estimate, which knows the network's share of an evaluation alone
 
 SETTINGS = (
     "budget", "only", "results", "experiments", "gpus", "nodes", "processes", "threads", "retries", "minutes", "margin",

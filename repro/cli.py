@@ -646,7 +646,7 @@ def campaign(
     budget: Annotated[str | None, typer.Option(help="smoke, cpu, gpu or paper; by default what fits here.")] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="An experiment, or a pattern such as 'sadnet-gray-*'; repeat for more."),
+        typer.Option(help="An experiment, or a pattern such as 'sadnet-gray-*', of what fits here; repeat for more."),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Only say what is done and what is missing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The status for programs to read.")] = False,

@@ -113,8 +113,8 @@ def describe_effects(findings: list[Finding], folder: Path) -> str:
         f"```{{image}} _generated/forensics_effects.png\n:alt: {alt}\n:align: left\n```\n\n"
         f"The {_count(len(effects), 'largest effect')}. Positive: the other way gives a higher PSNR than this study's. "
         "Filled dots are one network scored in two ways, hollow diamonds two trainings; bars are 95 % intervals over "
-        "images. The scale is linear within the gray band, which is what a verdict lets pass between two trainings, "
-        "and logarithmic outside."
+        "images, and over seeds where there are several. The scale is linear within the gray band, which is what a "
+        "verdict lets pass between two trainings, and logarithmic outside."
     )
 
 

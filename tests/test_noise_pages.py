@@ -87,6 +87,13 @@ def test_the_training_commands_draw_each_kind_of_noise(monkeypatch, tmp_path):
     assert any(config.clip for config in configs)
 
 
+def test_every_training_has_a_folder_of_its_own_and_is_tested_from_it():
+    folders = [words[words.index("--out") + 1] for words in list_commands("train")]
+    assert len(set(folders)) == len(folders) > 5, "a folder that holds another run is refused"
+    tested = [words[words.index("--model") + 1] for words in list_commands("evaluate")]
+    assert {name.split("/")[0] for name in tested if "/" in name} <= set(folders)
+
+
 def test_the_test_commands_name_each_noise_that_can_be_added(monkeypatch):
     given = []
 

@@ -78,10 +78,10 @@ def run(
     What is written under the repository's own results also renews its verdicts, unless ``renew_verdicts`` is false.
 
     ``hours`` ends the campaign cleanly; ``budget`` is the one whose experiments are run (the machine decides
-    otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, or shell patterns
-    of names, of any budget, run in the order given. Whatever the order, what an experiment needs is run before it. One
-    that fails for a reason the user can mend (a data set that is not here) is said and passed over. Raises
-    :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and ReproError where any had failed, once nothing
+    otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, of any budget, or shell
+    patterns of names, of the machine's budget where they fit rows of several, run in the order given. Whatever the
+    order, what an experiment needs is run before it. One that fails for a reason the user can mend (a data set that is
+    not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and ReproError where any had failed, once nothing
     else is left to do or the hours are over, and at once where ``results`` cannot be written.
     """
     if _count_processes() > 1:
@@ -266,6 +266,8 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
     keep_freed_memory()
     begin_peak()
     folder, device = _workplace(experiment, seed), devices.choose()
+    if experiment.budget == "gpu" and device == "cpu":  # its few minutes would be called a training on a GPU
+        raise ReproError(f"{experiment.name} ends by the clock of a GPU, and there is none here that torch can use.")
     with _working_in(folder):
         if (home := _home(results, experiment, seed)).joinpath("record.json").exists():
             return home  # another process was faster
@@ -289,10 +291,18 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
                 net.to("cpu")
         home = _publish(experiment, seed, folder, results, net, summary, tables)
         if experiment.train is not None and not experiment.publishes(seed):
-            kept = _small_weights(folder).replace(folder.with_suffix(".safetensors"))
+            kept = _keep_weights(_small_weights(folder), folder.with_suffix(".safetensors"))
             say(f"{experiment.name} seed {seed}: the weights stay in {kept}")
         shutil.rmtree(folder)  # all that is left are checkpoints; without a record the run would begin anew
         return home
+
+
+def _keep_weights(path: Path, target: Path) -> Path:
+    """Move weights that are not published to ``target``, and beside it where other weights are kept there already: a
+    run that is repeated into other results is not that run."""
+    if target.exists() and (checksum := files.sha256(path)) != files.sha256(target):
+        target = target.with_stem(f"{target.stem}-{checksum[:8]}")
+    return path.replace(target)
 
 
 def _claim_evaluation(folder: Path, evaluation: Evaluation) -> Path:
@@ -599,19 +609,25 @@ def choose(experiments: list[Experiment], budget: str | None = None, only: tuple
     """The experiments that ``budget`` and ``only`` mean, as :func:`run` takes them."""
     chosen = {}
     for pattern in only:
-        found = {e.name: e for e in experiments if fnmatchcase(e.name, pattern) and budget in (None, e.budget)}
+        found = [e for e in experiments if fnmatchcase(e.name, pattern) and budget in (None, e.budget)]
         if not found:
             raise unknown_name("experiment", pattern, [e.name for e in experiments if budget in (None, e.budget)])
-        chosen |= {name: e for name, e in found.items() if name not in chosen}
+        if budget is None and len({e.budget for e in found}) > 1:  # 'sadnet-*' does not ask for weeks of training
+            fits = _budget_of_machine()
+            found = [e for e in found if e.budget == fits] or found
+        chosen |= {e.name: e for e in found if e.name not in chosen}
     if chosen:
         return list(chosen.values())
-    if budget is None:
-        import torch
-
-        budget = "gpu" if torch.cuda.is_available() else "cpu"
+    budget = budget or _budget_of_machine()
     if budget not in listing.BUDGETS:
         raise unknown_name("budget", budget, listing.BUDGETS)
     return [e for e in experiments if e.budget == budget]
+
+
+def _budget_of_machine() -> str:
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def _is_interruption(error: ReproError) -> bool:

@@ -149,17 +149,18 @@ class Effect:
 
     @property
     def runs(self) -> str:
-        """What was compared: one network, or two trainings and how long they took."""
+        """What was compared: one network, or trainings of two and how long they took."""
+        first, second = (len(group.records) for group in (self.first, self.second))
         if self.same_network:
-            return f"one network, {self.second.first['experiment']}"
+            named = self.second.first["experiment"]
+            return f"one network, {named}" if second == 1 else f"one network, {named}, trained {second} times"
         if not (self.first.trained or self.second.trained):
             return "two networks as published"
         steps = sorted({group.first["steps"] for group in (self.first, self.second)})
         length = " and ".join(f"{number:,}" for number in steps)
-        first, second = (len(group.records) for group in (self.first, self.second))
-        if first != second:
-            return f"two trainings of {length} steps, {first} and {second} seeds"
-        return f"two trainings of {length} steps, {first} seed{'' if first == 1 else 's'} each"
+        if first == second == 1:
+            return f"two trainings of {length} steps"
+        return f"{first} against {second} trainings of {length} steps"
 
 
 def _networks(group: Group) -> dict[str, Record]:

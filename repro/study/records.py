@@ -118,8 +118,13 @@ class Record:
         ]
 
     def per_image(self, evaluation: str, metric: str = "psnr_db") -> pd.Series:
-        """One value per image name."""
+        """One value per image name. A ReproError where the table has lost some."""
         chosen = self.metrics[self.metrics["evaluation"] == evaluation]
+        for about in self["evaluations"]:
+            if about["name"] == evaluation and len(chosen) != about["images"]:
+                raise ReproError(
+                    f"{self.folder / 'metrics.csv'} has {len(chosen)} images of {evaluation}, not {about['images']}."
+                )
         return chosen.set_index("image")[metric].astype(float)
 
 

@@ -89,6 +89,34 @@ def test_weights_come_with_the_first_seed_alone(tmp_path, runs):
     assert any(line.endswith(f"the weights stay in {runs / 'tiny' / 'seed1.safetensors'}") for line in lines)
 
 
+def test_a_run_repeated_elsewhere_leaves_the_kept_weights_alone(tmp_path, runs):
+    row = replace(TINY, publish=False)
+    campaign.run(only=("tiny",), results=tmp_path / "results", experiments=[row], say=lambda line: None)
+    first = (runs / "tiny" / "seed0.safetensors").read_bytes()
+    longer = replace(row, train=row.train | {"steps": 6})
+    campaign.run(only=("tiny",), results=tmp_path / "again", experiments=[longer], say=lambda line: None)
+    assert (runs / "tiny" / "seed0.safetensors").read_bytes() == first
+    (other,) = runs.glob("tiny/seed0-*.safetensors")
+    assert weights.describe(other)["steps"] == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_row_that_ends_by_a_gpu_s_clock_is_refused_without_one(tmp_path):
+    said = []
+    with pytest.raises(ReproError, match="Nothing could be finished"):
+        campaign.run(only=("tiny",), results=tmp_path, experiments=[replace(TINY, budget="gpu")], say=said.append)
+    assert any("ends by the clock of a GPU" in line for line in said) and not list(tmp_path.glob("runs/*"))
+
+
+def test_a_pattern_asks_for_what_fits_the_machine():
+    rows = [replace(TINY, name=f"a-{budget}", budget=budget) for budget in ("cpu", "gpu", "paper")]
+    fits = "gpu" if torch.cuda.is_available() else "cpu"
+    assert [row.budget for row in campaign.choose(rows, only=("a-*",))] == [fits]
+    assert [row.budget for row in campaign.choose(rows, "paper", ("a-*",))] == ["paper"]
+    assert [row.budget for row in campaign.choose(rows, only=("*-paper",))] == ["paper"], "it names them"
+    assert [row.budget for row in campaign.choose(rows, only=("a-gpu", "a-paper"))] == ["gpu", "paper"]
+
+
 def test_weights_stay_behind_where_the_row_says_so(tmp_path, runs):
     row = replace(TINY, publish=False)
     (home,) = campaign.run(only=("tiny",), results=tmp_path / "results", experiments=[row], say=lambda line: None)

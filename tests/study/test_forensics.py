@@ -206,7 +206,7 @@ def test_an_effect_comes_from_the_records(make_record):
     effect = forensics.measure(compare_experiments(), study)
     assert effect.interval.mean == pytest.approx((1.0 + 0.5 + 0.2) / 3)
     assert (effect.interval.count, effect.unit, effect.same_network, effect.word) == (3, "dB", False, "higher")
-    assert "10 steps, 1 seed each" in effect.runs
+    assert effect.runs == "two trainings of 10 steps"
 
 
 def test_two_columns_of_one_record_are_one_network(make_record):
@@ -236,7 +236,7 @@ def test_seeds_are_averaged_and_their_spread_is_in_the_interval(make_record):
     effect = forensics.measure(compare_experiments(), make_study(*seeds, make_record("two", [30.0, 30.0])))
     assert (effect.interval.mean, effect.interval.count) == (1.0, 2)
     assert effect.interval.low < 1 < effect.interval.high, "each seed is better on another image"
-    assert effect.runs.endswith("2 and 1 seeds")
+    assert effect.runs == "2 against 1 trainings of 10 steps"
 
 
 def test_what_has_no_record_is_missing_with_its_command(make_record):

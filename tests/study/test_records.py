@@ -75,3 +75,22 @@ def test_images_are_named_by_text_even_where_all_names_are_numbers(make_record):
     table = record.metrics.assign(image=["0101085", "101087"])
     table.to_csv(record.folder / "metrics.csv", index=False)
     assert list(records.read(record.folder).per_image("kodak24-50").index) == ["0101085", "101087"]
+
+
+def test_a_table_that_lost_rows_is_named(make_record):
+    record = make_record("one", [20.0, 22.0, 24.0])
+    path = record.folder / "metrics.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:3]) + "\n")
+    with pytest.raises(ReproError, match=r"metrics.csv has 2 images of kodak24-50, not 3"):
+        records.read(record.folder).per_image("kodak24-50")
+
+
+def test_records_name_the_images_of_a_set_alike():
+    """Or no two of them can be held against each other."""
+    names = {}
+    for record in records.load():
+        for evaluation, rows in record.metrics.groupby("evaluation"):
+            about = next(one for one in record["evaluations"] if one["name"] == evaluation)
+            if not about["limit"]:
+                names.setdefault(about["dataset"], {}).setdefault(frozenset(rows["image"]), []).append(record.name)
+    assert {dataset: list(alike.values()) for dataset, alike in names.items() if len(alike) > 1} == {}
