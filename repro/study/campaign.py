@@ -81,8 +81,9 @@ def run(
     otherwise: ``gpu`` with an accelerator, else ``cpu``); ``only`` are names of experiments, of any budget, or shell
     patterns of names, of the machine's budget where they fit rows of several, run in the order given. Whatever the
     order, what an experiment needs is run before it. One that fails for a reason the user can mend (a data set that is
-    not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and ReproError where any had failed, once nothing
-    else is left to do or the hours are over, and at once where ``results`` cannot be written.
+    not here) is said and passed over. Raises :class:`Stopped` on SIGINT, SIGTERM or at the end of the hours, and
+    ReproError where any had failed, once nothing else is left to do or the hours are over, and at once where
+    ``results`` cannot be written.
     """
     if _count_processes() > 1:
         raise ReproError("Several processes share one experiment, not a campaign: `repro experiment NAME` is theirs.")
