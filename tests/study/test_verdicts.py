@@ -403,7 +403,7 @@ def test_a_record_without_an_origin_is_refused(make_record, tmp_path):
 def test_a_seed_without_the_evaluation_is_left_out_of_its_mean(make_record):
     """A record that is older than an evaluation of its row lacks it, until it is made again."""
     first, second = (make_record("ours", [29.0, 30.0], seed=seed) for seed in (0, 1))
-    second.metrics["evaluation"] = "another"
+    second.metrics["evaluation"] = second["evaluations"][0]["name"] = "another"
     mean = verdicts.Group((first, second)).per_image("kodak24-50")
     assert list(mean) == [29.0, 30.0]
 
