@@ -161,7 +161,7 @@ def describe_other_levels(study: Study) -> str:
                 lines.append(
                     f"At sigma {level:g} on {about['dataset']}, `{group.first['experiment']}`, trained for {own:g}, "
                     f"has {ours:.2f} dB, and `{other.first['experiment']}`, trained for {level:g}, {theirs:.2f}: "
-                    f"{compare(*values).signed()} dB."
+                    f"a difference of {compare(*values).signed()} dB."
                 )
     return " ".join(lines)
 
