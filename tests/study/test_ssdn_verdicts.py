@@ -315,6 +315,7 @@ def test_another_choice_of_images_is_not_paired(make):
     part = record.per_image("bsd300test-25")
     add_evaluation(record, "cbsd68-25", part.to_numpy(), dataset="cbsd68", images=[f"image{k % 12}" for k in range(24)])
     vars(record)["metrics"] = record.metrics.drop_duplicates(["evaluation", "image"])
+    record["evaluations"][-1]["images"] = 12
     study = Study(LEDGER, EXPERIMENTS, [record])
     (shift,) = [s.shift for s in ssdn.measure_conventions(study.groups[0], study) if "CBSD68" in s.convention]
     assert len(names) == shift.count
