@@ -1,9 +1,39 @@
 """The browser with a keyboard, a mouse and fingers: just enough to try the pages that have scripts."""
 
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 from repro import chromium
 from repro.chromium import PROGRAM
 
-__all__ = ["PROGRAM", "Browser"]
+__all__ = ["PROGRAM", "Browser", "serve"]
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """The address of ``folder`` on a server of this machine, within the block."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/favicon.ico":  # browsers ask for it of their own accord
+                self.send_response(204)
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
 
 
 class Browser(chromium.Browser):

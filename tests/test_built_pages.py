@@ -1,13 +1,10 @@
 """Every page of the built book in a browser without a network: at a desk and on a phone, light and dark, searched."""
 
-import functools
 import json
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from chromium import PROGRAM, Browser
+from chromium import PROGRAM, Browser, serve
 
 from repro import files, pdf
 from repro.study import claims
@@ -132,21 +129,8 @@ def test_tables_of_a_chapter_fit_a_desk(browser, page):
 def site():
     """The address of the book on a server of this machine: a file may not read the other files."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/favicon.ico":  # browsers ask for it of their own accord
-                self.send_response(204)
-                self.end_headers()
-            else:
-                super().do_GET()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=BUILT))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serve(BUILT) as address:
+        yield address
 
 
 def choose_claims():

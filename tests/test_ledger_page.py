@@ -1,14 +1,11 @@
 """The page of the ledger and that of the disagreements: their filters in a browser, and what a row says."""
 
-import functools
 import json
 import re
 import shutil
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from chromium import PROGRAM, Browser
+from chromium import PROGRAM, Browser, serve
 
 from repro import files, forensic_pages, pages
 from repro.study import claims as ledger
@@ -177,14 +174,8 @@ def test_units_are_those_of_what_was_measured(settled):
 
 @pytest.fixture(scope="module")
 def site(folder):
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serve(folder) as address:
+        yield address
 
 
 IN_SIGHT = (
