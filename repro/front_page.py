@@ -8,7 +8,7 @@ from html import escape
 
 import pandas as pd
 
-from repro.gradient_pages import describe_fusion
+from repro.fusion_pages import describe_fusion
 from repro.pages import KINDS, PAPERS, describe_answer, describe_limits, name_unit, show_verdict
 from repro.study import claims as ledger
 from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study

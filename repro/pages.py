@@ -38,7 +38,16 @@ PAPERS = {"SADNet": ("001", "000"), "SSDN": ("002",), "GradNet": ("003",), "Scao
 def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
     """Write every fragment into ``folder``; pages that include them are built afterwards."""
     # They use this module.
-    from repro import blindspot_pages, cost_pages, front_page, gradient_pages, sadnet_pages, stage_pages, viewers
+    from repro import (
+        blindspot_pages,
+        cost_pages,
+        front_page,
+        fusion_pages,
+        gradient_pages,
+        sadnet_pages,
+        stage_pages,
+        viewers,
+    )
 
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: front_page.describe_glance(settled, study),
@@ -79,8 +88,8 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),
         "gradnet_naive_times": gradient_pages.describe_naive_times,
-        "gradnet_reason": lambda: gradient_pages.describe_reason(study),
-        "gradnet_findings": lambda: gradient_pages.describe_findings(study),
+        "gradnet_reason": lambda: fusion_pages.describe_reason(study),
+        "gradnet_findings": lambda: fusion_pages.describe_findings(study),
         "gradnet_real": lambda: gradient_pages.describe_real(study),
         "gradnet_camera_noise": lambda: gradient_pages.describe_camera_noise(study),
         "gradnet_suspects": lambda: gradient_pages.describe_suspects(study),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from repro import gradient_pages, gradients, timing
+from repro import fusion_pages, gradient_pages, gradients, timing
 from repro.study import claims, experiments, records
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
 
@@ -234,17 +234,23 @@ def test_gradnet_is_held_against_its_own_naive_denoiser(make):
 
 def test_every_suspect_is_a_row_of_the_list_as_is_its_neighbour():
     names = {experiment.name for experiment in EXPERIMENTS}
-    assert {*gradient_pages.SUSPECTS, *(other for other, _ in gradient_pages.SUSPECTS.values())} <= names
+    assert {*fusion_pages.SUSPECTS, *(other for other, _ in fusion_pages.SUSPECTS.values())} <= names
 
 
 def test_what_was_found_and_what_is_missing_is_said(make):
-    assert gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, [])).count("not measured yet") == 15
+    assert fusion_pages.describe_reason(Study(LEDGER, EXPERIMENTS, [])).count("not measured yet") == 15
     pair = [make(name, psnr, "gradnet", name) for name, psnr in (("gradnet-add", 26.0), ("gradnet-dncnn", 26.75))]
-    reason = gradient_pages.describe_reason(Study(LEDGER, EXPERIMENTS, pair))
+    reason = fusion_pages.describe_reason(Study(LEDGER, EXPERIMENTS, pair))
     assert "- addition: -0.75 [-0.75, -0.75] dB at sigma 25 (`gradnet-add`);" in reason
-    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
-    assert told.startswith("- Not compared with its neighbour yet: `gradnet-naive-residual`")
+    told = fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, []))
+    assert told.startswith("Not compared with its neighbour yet: `gradnet-naive-residual`")
     assert "Not measured yet" in gradient_pages.describe_real(Study(LEDGER, EXPERIMENTS, []))
+
+
+def read_rows(page):
+    """Cells of the table's lines, as text."""
+    lines = re.findall(r"<tr><td.*?</tr>", page)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", re.sub("</?code>", "", line)) for line in lines]
 
 
 class Side:
@@ -261,12 +267,14 @@ class Side:
 def test_the_shortfall_is_what_clipping_does_not_give_back():
     groups = {"bm3d-colour-25": Side(kodak24_25=31.0), "bm3d-colour-50": Side(kodak24_50=28.0)}
     own = {"kodak24_25": 27.0, "kodak24_25_clipped": 27.5, "kodak24_50": 24.0, "kodak24_50_clipped": 25.0}
-    told = gradient_pages._describe_gap(groups | {"gradnet-naive-003": Side(**own)})
+    told = fusion_pages._describe_gap(groups | {"gradnet-naive-003": Side(**own)})
     assert "lies 4.00 and 4.00 dB below" in told and "it gets 0.50 and 1.00 dB back" in told
-    assert "What is left, 3.50 and 3.00 dB" in told and "Most of the shortfall is not explained" in told
+    assert "What is left, 3.50 and 3.00 dB" in told and "Most of its shortfall is not explained" in told
     own |= {"kodak24_50_clipped": 27.5}
-    assert "The rest is not explained" in gradient_pages._describe_gap(groups | {"gradnet-naive-003": Side(**own)})
-    assert gradient_pages._describe_gap(groups) == ""
+    assert "A part of its shortfall is not explained" in fusion_pages._describe_gap(
+        groups | {"gradnet-naive-003": Side(**own)}
+    )
+    assert fusion_pages._describe_gap(groups) == ""
 
 
 @pytest.mark.parametrize(
@@ -275,17 +283,20 @@ def test_the_shortfall_is_what_clipping_does_not_give_back():
 def test_whether_the_form_is_a_part_of_the_reason_follows_from_both_levels(at_50, concluded):
     sides = {"gradnet-dncnn": Side(kodak24_25=30.0, kodak24_50=28.0)}
     sides["gradnet-impl-dncnn"] = Side(kodak24_25=29.0 if at_50 < 28 else 31.0, kodak24_50=at_50)
-    told = gradient_pages._describe_form(sides)
+    told = fusion_pages._describe_form(sides)
     assert concluded in told and ("their form" in told) == bool(concluded)
-    assert gradient_pages._describe_form({}) == ""
+    assert fusion_pages._describe_form({}) == ""
 
 
 def test_what_a_network_does_with_its_gradient_is_said(make):
     made = make("gradnet-dncnn", 29.5, "gradnet", "DnCNN, width 16", changes={"own": 0.0, "zero": -2.5, "bm3d": 0.04})
     table = made.gradients.assign(sigma_255=50.0)
     table.to_csv(made.folder / "gradients.csv", index=False)
-    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [records.read(made.folder)]))
-    assert "`gradnet-dncnn` given no gradient changes by -2.50 [" in told and "of its own by +0.04 [" in told
+    told = fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [records.read(made.folder)]))
+    rows = read_rows(told)
+    assert [at_50[:5] for what, _, _, at_50 in rows if what.startswith("no gradient")] == ["-2.50"]
+    assert [at_50[:5] for what, _, _, at_50 in rows if what.startswith("BM3D's")] == ["+0.04"]
+    assert [at_25 for _, _, at_25, _ in rows] == ["", ""], "not measured at 25"
 
 
 def test_the_fragments_of_the_chapter(make, tmp_path, monkeypatch):
@@ -318,30 +329,35 @@ def test_what_fusion_is_worth_is_told_against_networks_without_gradients(make):
         _at_both_levels(make(f"gradnet-{name}", psnr, "gradnet", f"{name}, width 16"))
         for name, psnr in (("none", 28.0), ("dncnn", 28.4))
     )
-    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [without, fused]))
-    assert "sigma 25 and 50" in told
-    assert "`gradnet-dncnn` over `gradnet-none` +0.40 [+0.40, +0.40] and +0.40 [+0.40, +0.40] dB" in told
+    told = fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [without, fused]))
+    [(_, pair, *gains)] = read_rows(told)
+    assert pair.startswith("gradnet-dncnn against gradnet-none; ") and gains == ["+0.40 [+0.40, +0.40]"] * 2
+    assert "**Fusion helps.** In 1 of 1 pairs" in told
+    noisy = _at_both_levels(make("gradnet-noisy", 28.6, "gradnet", "noisy, width 16"))
+    told = fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [without, fused, noisy]))
+    assert "**Fusion does not always help.** In 1 of 2 pairs" in told
+    assert "**Fusion" not in fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [fused]))
 
 
 def test_what_clipped_noise_explains_of_the_slides_value_is_told(make):
     printed = LEDGER.loc["003-results-kodak24-50-gradnet-dncnn", "number"]
     plain = _at_both_levels(make("gradnet-impl-dncnn", printed + 1.2, "gradnet-impl", "DnCNN, width 16"))
     clipped = _at_both_levels(make("gradnet-impl-clipped", printed - 0.3, "gradnet-impl", "clipped, width 16"))
-    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [plain, clipped]))
+    told = fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [plain, clipped]))
     assert "is 1.20 dB above what the slides print" in told and "0.30 dB below once it is trained on clipped" in told
 
 
 def test_a_level_for_every_value_is_tested_as_it_was_trained(make):
-    noise = {"name": gradient_pages.PER_VALUE, "sigma_255": None, "levels_255": [8.16, 63.75], "clip": True}
+    noise = {"name": fusion_pages.PER_VALUE, "sigma_255": None, "levels_255": [8.16, 63.75], "clip": True}
     alike, other = (
         _add(make(f"gradnet-naive-{name}", psnr, "gradnet", name), **noise)
         for name, psnr in (("pixel-level", 26.5), ("clipped", 26.3))
     )
-    told = gradient_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [alike, other]))
-    assert "`gradnet-naive-pixel-level`, which was trained on it, is +0.20 [+0.20, +0.20] dB" in told
+    told = fusion_pages.describe_findings(Study(LEDGER, EXPERIMENTS, [alike, other]))
+    assert "by +0.20 [+0.20, +0.20] dB (`gradnet-naive-pixel-level` against `gradnet-naive-clipped`)" in told
     names = {experiment.name: experiment for experiment in EXPERIMENTS}
-    listed = itertools.chain(*gradient_pages.TRAINED_PER_VALUE.items(), ["gradnet-naive-003"])
-    assert all(gradient_pages.PER_VALUE in [e.name for e in names[name].evaluate] for name in listed)
+    listed = itertools.chain(*fusion_pages.TRAINED_PER_VALUE.items(), ["gradnet-naive-003"])
+    assert all(fusion_pages.PER_VALUE in [e.name for e in names[name].evaluate] for name in listed)
 
 
 def _at_both_levels(record):
