@@ -9,8 +9,9 @@ from html import escape
 import pandas as pd
 
 from repro.fusion_pages import describe_fusion
-from repro.pages import KINDS, PAPERS, describe_answer, describe_limits, name_unit, show_verdict
+from repro.pages import KINDS, PAPERS, count_costs, describe_answer, name_unit, show_verdict
 from repro.study import claims as ledger
+from repro.study import verdicts
 from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
 FINDINGS = {
@@ -62,18 +63,66 @@ SHORT = {REPRODUCED: "reproduced", DIRECTION: "in direction", NOT_REPRODUCED: "n
 
 
 def describe_glance(settled: pd.DataFrame, study: Study) -> str:
-    """The answer, verdicts by method and kind of claim, a sentence for each method, and what the counts do not say."""
+    """The answer, verdicts by method and kind of claim, what is reproduced, and a sentence for each method."""
     more = {"GradNet": f" {describe_fusion(study)}".rstrip()}
     findings = "\n".join(f"- {describe_findings(settled, paper)}{more.get(paper, '')}" for paper in PAPERS)
-    waiting = settled.loc[settled["waits_for"] != "", "waits_for"].nunique()
-    still = (
-        f"Of the claims that are not testable here, {int((settled['waits_for'] != '').sum())} wait for experiments "
-        f"that are listed but not finished, {waiting} in number."
-        if waiting
-        else ""
+    quality = settled[settled["metric"].isin(["psnr", "ssim"]) & (settled["word"] == REPRODUCED)]
+    others = (~quality["method"].isin(PAPERS)).sum()
+    sizes = (settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)).sum()
+    held = (settled["word"] == REPRODUCED).sum()
+    caution = (
+        f"Of the {held} claims that are reproduced, {sizes} are sizes of a network, and {others} the image quality of "
+        "methods that the four are compared with."
     )
-    answer = describe_answer(settled, *PAPERS)
-    return f"{answer}\n\n{render_matrix(settled)}\n\n{findings}\n\n{describe_limits(settled, study)} {still}"
+    return f"{describe_answer(settled, *PAPERS)}\n\n{render_matrix(settled)}\n\n{caution}\n\n{findings}"
+
+
+def describe_counts(settled: pd.DataFrame, study: Study) -> str:
+    """What the counts of verdicts do not say by themselves, as a list."""
+    told = [*_describe_reproduced(settled), *_describe_failed(settled, study)]
+    waiting = settled.loc[settled["waits_for"] != "", "waits_for"]
+    if len(waiting):
+        told.append(
+            f"Of the claims that are *not testable here*, {len(waiting)} wait for experiments that are listed but not "
+            f"finished, {waiting.nunique()} in number."
+        )
+    told.append("A value that a source prints in two places counts twice.")
+    return "\n".join(f"- {sentence}" for sentence in told)
+
+
+def _describe_reproduced(settled: pd.DataFrame) -> list[str]:
+    reproduced = settled[settled["word"] == REPRODUCED]
+    others = reproduced[reproduced["metric"].isin(["psnr", "ssim"]) & ~reproduced["method"].isin(PAPERS)]
+    filters = int(others["method"].isin(verdicts.CLASSICAL.values()).sum())
+    twice = int((others["attributed_to"] != others["source"]).sum())
+    sizes = int(reproduced["metric"].isin(KINDS["architecture"]).sum())
+    return [
+        f"*Reproduced*, image quality: {len(others)} values of methods that the four are compared with, "
+        f"{len(others) - filters} of them from weights that others published, {filters} with a filter; {twice} are one "
+        "source's copies of another's.",
+        f"*Reproduced*, otherwise: {sizes} are sizes of a network, looked up in ours, and {count_costs(settled)} say "
+        "which of two networks has more parameters or operations.",
+    ]
+
+
+def _describe_failed(settled: pd.DataFrame, study: Study) -> list[str]:
+    small = {record.name for record in study.records if record["steps"] and record["budget"] != "paper"}
+    failed = settled[settled["word"] == NOT_REPRODUCED]
+    briefly = sum(bool(small & set(evidence.split())) for evidence in failed["evidence"].fillna(""))
+    undecided = int(failed["reason"].str.contains("the interval contains 0", regex=False).sum())
+    unmet = failed[failed["metric"].isin(KINDS["architecture"])]
+    copied = int((unmet["source"] == "000").sum())
+    told = [
+        f"*Not reproduced*: of {len(failed)} claims, {briefly} were held against networks that were trained here in a "
+        "small part of the paper's time: they say what that gives, and do not refute the paper. "
+        f"{undecided} of the {len(failed)} are differences that cannot be told from 0."
+    ]
+    if copied:
+        told.append(
+            f"*Not reproduced*, architecture: {len(unmet)} are sizes of layers that our network has not; {copied} of "
+            "them stand in the replication's own table, which may be right about its own network."
+        )
+    return told
 
 
 def describe_findings(settled: pd.DataFrame, paper: str) -> str:

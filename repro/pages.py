@@ -51,6 +51,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
 
     fragments: dict[str, Callable[[], str]] = {
         "glance": lambda: front_page.describe_glance(settled, study),
+        "counts": lambda: front_page.describe_counts(settled, study),
         **{f"glance_{paper.lower()}": partial(describe_paper, settled, paper) for paper in PAPERS},
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
@@ -117,40 +118,7 @@ def show_verdict(word: str, text: str = "") -> str:
     return f'<span class="verdict {CLASSES[word]}">{text or word}</span>'
 
 
-def describe_limits(settled: pd.DataFrame, study: Study) -> str:
-    """What the counts of verdicts do not say by themselves."""
-    quality = settled[settled["metric"].isin(["psnr", "ssim"])]
-    reproduced = quality[quality["word"] == REPRODUCED]
-    small = {record.name for record in study.records if record["steps"] and record["budget"] != "paper"}
-    failed = settled[settled["word"] == NOT_REPRODUCED]
-    briefly = sum(bool(small & set(evidence.split())) for evidence in failed["evidence"].fillna(""))
-    undecided = int(failed["reason"].str.contains("the interval contains 0", regex=False).sum())
-    others = reproduced[~reproduced["method"].isin(PAPERS)]
-    filters = int(others["method"].isin(verdicts.CLASSICAL.values()).sum())
-    twice = int((others["attributed_to"] != others["source"]).sum())
-    sizes = settled[settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)]
-    counted = _count_costs(settled)
-    unmet = failed[failed["metric"].isin(KINDS["architecture"])]
-    copied = int((unmet["source"] == "000").sum())
-    layers = (
-        f" {len(unmet)} are sizes of layers that our network has not: {copied} of them stand in the replication's own "
-        "table, which may be right about its own network."
-        if copied
-        else ""
-    )
-    return (
-        f"Of the methods that the four are compared with, {len(others)} values are reproduced: {len(others) - filters} "
-        f"from weights that others published, {filters} with a filter; {twice} are one source's copies of another's. "
-        f"{len(sizes)} of the reproduced claims are sizes of a network, looked up in ours, and {counted} say which of "
-        f"two networks has more parameters or operations. Of the {len(failed)} claims "
-        f"that were not reproduced, {briefly} were held against networks that were trained here in a small part of the "
-        "paper's time: they say what that gives, and do not refute the paper. "
-        f"{undecided} of the {len(failed)} are differences that cannot be told from 0.{layers} A value that a source "
-        "prints in two places counts twice."
-    )
-
-
-def _count_costs(settled: pd.DataFrame) -> int:
+def count_costs(settled: pd.DataFrame) -> int:
     """How many of the reproduced statements compare what two networks cost, which nothing is trained for."""
     statements = settled[(settled["metric"] == "ordering") & (settled["word"] == REPRODUCED)]
     return int(statements["variant"].str.contains("flops|parameters").sum())
@@ -195,7 +163,7 @@ def describe_paper(settled: pd.DataFrame, paper: str) -> str:
     others = int((reproduced["metric"].isin(["psnr", "ssim"]) & (reproduced["method"] != paper)).sum())
     looked_up = [f"{sizes} {'are sizes of a network' if sizes > 1 else 'is a size of a network'}, looked up in ours"]
     scored = [f"{others} {'are values' if others > 1 else 'is a value'} of another method"]
-    costs = _count_costs(of_paper)
+    costs = count_costs(of_paper)
     compared = [f"{costs} {'say' if costs > 1 else 'says'} which of two networks has more parameters or operations"]
     parts = (looked_up if sizes else []) + (scored if others else []) + (compared if costs else [])
     of_these = f" Of the {len(reproduced)} claims below that are reproduced, {_enumerate(parts)}." if parts else ""

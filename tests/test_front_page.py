@@ -93,16 +93,24 @@ def test_matrix_counts_every_claim_once_and_names_its_verdict(settled):
 def test_it_comes_first_and_is_seen(settled):
     glance = front_page.describe_glance(settled, verdicts.Study([], [], []))
     assert glance.startswith(pages.describe_answer(settled, *pages.PAPERS)) and "the four methods'" in glance
-    assert glance.index("matrix") < glance.index("**SADNet**") < glance.index("Of the methods that the four are")
+    assert glance.index("matrix") < glance.index("are sizes of a network") < glance.index("**SADNet**")
     assert "<details" not in glance
+
+
+def test_what_is_reproduced_is_said_beside_the_counts(settled):
+    settled["word"] = NOT_TESTABLE
+    sizes = settled.index[settled["metric"] == "channels"][:2]
+    settled.loc[[*sizes, "001-t3-kodak24-50-dncnn", "001-t3-kodak24-50-sadnet"], "word"] = REPRODUCED
+    glance = front_page.describe_glance(settled, verdicts.Study([], [], []))
+    assert "Of the 4 claims that are reproduced, 2 are sizes of a network, and 1 the image quality of methods" in glance
 
 
 def test_what_waits_is_counted(settled):
     settled["waits_for"] = ""
     study = verdicts.Study([], [], [])
-    assert "wait for experiments" not in front_page.describe_glance(settled, study)
+    assert "wait for experiments" not in front_page.describe_counts(settled, study)
     settled.loc[settled.index[:3], "waits_for"] = ["one", "one", "other"]
-    assert "3 wait for experiments that are listed but not finished, 2 in number" in front_page.describe_glance(
+    assert "3 wait for experiments that are listed but not finished, 2 in number" in front_page.describe_counts(
         settled, study
     )
 
@@ -181,8 +189,8 @@ def test_sentences_do_not_say_that_a_small_network_refutes_a_paper(settled):
     """The counts are followed by what they do not say."""
     settled["word"] = NOT_TESTABLE
     settled.loc["001-t3-kodak24-50-sadnet", "word"] = NOT_REPRODUCED
-    limits = pages.describe_limits(settled, verdicts.Study([], [], []))
-    assert "Of the 1 claims that were not reproduced" in limits and "do not refute the paper" in limits
+    counts = front_page.describe_counts(settled, verdicts.Study([], [], []))
+    assert "*Not reproduced*: of 1 claims" in counts and "do not refute the paper" in counts
 
 
 def test_whether_it_reproduced_is_answered_in_one_sentence(settled):
