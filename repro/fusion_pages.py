@@ -135,8 +135,8 @@ def _tabulate(groups: dict[str, Group]) -> str:
         if {name, other} <= groups.keys():
             what = "a naive denoiser's gradient instead of the noisy image's"
             lines.append((what, f"{_name_pair(name, other)}; equal in size", _compare(groups, name, other)))
-    for name in READERS:
-        for kind, what in (("zero", "no gradient instead of DnCNN's"), ("bm3d", "BM3D's gradient instead of DnCNN's")):
+    for kind, what in (("zero", "no gradient instead of DnCNN's"), ("bm3d", "BM3D's gradient instead of DnCNN's")):
+        for name in READERS:
             gains = _exchange(groups, (name, kind), (name, "own"))
             if gains:
                 lines.append((what, f"<code>{name}</code>, as trained; central crops", gains))
@@ -148,8 +148,13 @@ def _tabulate(groups: dict[str, Group]) -> str:
         return ""
     columns = {"change": [what for what, _, _ in lines], "networks": [about for _, about, _ in lines]}
     for number, level in enumerate(LEVELS):
-        columns[f"at sigma {level:g}"] = [gains[number].signed() if gains[number] else "" for _, _, gains in lines]
+        columns[f"at sigma {level:g}"] = [_wrap(gains[number]) for _, _, gains in lines]
     return render_rows("PSNR in dB on Kodak24: what a change is worth, with 95 % intervals", columns)
+
+
+def _wrap(gain: Interval | None) -> str:
+    """A difference, whose line may break before its interval and not inside."""
+    return gain.signed().replace(", ", ",\N{NO-BREAK SPACE}") if gain else ""
 
 
 def _describe_largest(groups: dict[str, Group]) -> str:

@@ -250,7 +250,7 @@ def test_what_was_found_and_what_is_missing_is_said(make):
 def read_rows(page):
     """Cells of the table's lines, as text."""
     lines = re.findall(r"<tr><td.*?</tr>", page)
-    return [re.findall(r"<td[^>]*>(.*?)</td>", re.sub("</?code>", "", line)) for line in lines]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", re.sub("</?code>", "", line).replace("\xa0", " ")) for line in lines]
 
 
 class Side:
