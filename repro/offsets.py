@@ -321,16 +321,25 @@ QUANTITIES = {
     "near when fine": "Mean radius in pixels minus that of a plain kernel one scale coarser",
 }
 """What :func:`summarise` gives for each of them."""
+PREDICTED = {
+    "even where smooth": -1,
+    "along edges": +1,
+    "on similar texture": -1,
+    "farther when coarse": +1,
+    "farther than plain": +1,
+    "near when fine": -1,
+}
+"""On which side of 0 it lies where the sentence holds."""
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
+def summarise(*tables: pd.DataFrame) -> pd.DataFrame:
     """What the paper states about its kernels, as differences with intervals.
 
-    ``table``: rows of :func:`measure`; the intervals are over its pairs of image and block (positions
-    are not drawn: neighbours share their pixels). Returns one row
-    per statement and scale: claim, cell_px, mean, low, high, blocks, holds, own. ``holds``: the 95 % interval
-    lies wholly on the side of 0 that the paper's sentence predicts. ``own`` is the mean of the first of the two
-    values that the difference is of.
+    ``tables``: rows of :func:`measure`, one table for each training of the same network; the intervals are over pairs
+    of image and block (positions are not drawn: neighbours share their pixels), and over trainings where there are
+    several. Returns one row per statement and scale: claim, cell_px, mean, low, high, blocks, holds, own. ``holds``:
+    the 95 % interval lies wholly on the side of 0 that the paper's sentence predicts. ``own`` is the mean of the
+    first of the two values that the difference is of.
 
     * ``even where smooth``: anisotropy in smooth regions minus that at edges. Below 0.
     * ``along edges``: alignment at edges minus the shuffled one. Above 0; and the alignment itself must be, or the
@@ -343,35 +352,43 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     * ``near when fine``: mean radius at the finest scale, minus that of a plain kernel one scale coarser.
       Below 0.
     """
+    trainings = [_pair_blocks(table) for table in tables]
+    rows = []
+    for statement, cell in trainings[0]:
+        pairs = [training[statement, cell] for training in trainings]
+        own = pd.concat([own for own, _ in pairs], axis=1, keys=range(len(pairs))).dropna()
+        difference = pd.concat([own - other for own, other in pairs], axis=1, keys=range(len(pairs))).dropna()
+        mean, low, high, count = bootstrap(difference)
+        if count < FEWEST_BLOCKS:
+            low = high = float("nan")
+        holds = low > 0 if PREDICTED[statement] > 0 else high < 0
+        if statement == "along edges":
+            holds = holds and bootstrap(own).low > 0
+        rows.append((statement, int(cell), mean, low, high, count, bool(holds), float(own.to_numpy().mean())))
+    return pd.DataFrame(rows, columns=["claim", "cell_px", "mean", "low", "high", "blocks", "holds", "own"])
+
+
+def _pair_blocks(table: pd.DataFrame) -> dict[tuple[str, int], tuple[pd.Series, pd.Series | float]]:
+    """(statement, scale) -> the two values that a statement compares, for every pair of image and block."""
     wide = table.pivot(index=["image", "block"], columns=["cell_px", "region"])
     cells = sorted(table["cell_px"].unique(), reverse=True)
     radius = {}
     for cell in cells:
         positions = wide["positions"][cell]
         radius[cell] = (wide["radius_px"][cell] * positions).sum(axis=1) / positions.sum(axis=1)
-    rows = []
-
-    def note(statement: str, cell: int, own: pd.Series, other: pd.Series | float, predicted: int) -> None:
-        mean, low, high, count = bootstrap((own - other).dropna())
-        if count < FEWEST_BLOCKS:
-            low = high = float("nan")
-        holds = low > 0 if predicted > 0 else high < 0
-        if statement == "along edges":
-            holds = holds and bootstrap(own.dropna()).low > 0
-        rows.append((statement, int(cell), mean, low, high, count, bool(holds), float(own.mean())))
-
+    pairs: dict[tuple[str, int], tuple[pd.Series, pd.Series | float]] = {}
     for cell in cells:
         edge, smooth = (
             {name: wide[name][cell][region] for name in wide.columns.levels[0]} for region in ("edge", "smooth")
         )
-        note("even where smooth", cell, smooth["anisotropy"], edge["anisotropy"], -1)
-        note("along edges", cell, edge["alignment"], edge["alignment_shuffled"], +1)
-        note("on similar texture", cell, edge["contrast"], edge["contrast_shuffled"], -1)
-        note("farther than plain", cell, radius[cell], PLAIN_RADIUS_CELLS * cell, +1)
+        pairs["even where smooth", cell] = smooth["anisotropy"], edge["anisotropy"]
+        pairs["along edges", cell] = edge["alignment"], edge["alignment_shuffled"]
+        pairs["on similar texture", cell] = edge["contrast"], edge["contrast_shuffled"]
+        pairs["farther than plain", cell] = radius[cell], PLAIN_RADIUS_CELLS * cell
     for cell, finer in pairwise(cells):
-        note("farther when coarse", cell, radius[cell], radius[finer], +1)
-    note("near when fine", cells[-1], radius[cells[-1]], 2 * PLAIN_RADIUS_CELLS * cells[-1], -1)
-    return pd.DataFrame(rows, columns=["claim", "cell_px", "mean", "low", "high", "blocks", "holds", "own"])
+        pairs["farther when coarse", cell] = radius[cell], radius[finer]
+    pairs["near when fine", cells[-1]] = radius[cells[-1]], 2 * PLAIN_RADIUS_CELLS * cells[-1]
+    return pairs
 
 
 def _split(real: np.ndarray, imaginary: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

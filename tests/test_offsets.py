@@ -221,6 +221,19 @@ def test_summary_holds_for_kernels_that_do_what_the_paper_says_and_not_for_other
     assert plain.loc[("farther when coarse", 2), "holds"]
 
 
+def test_what_one_training_shows_and_another_does_not_does_not_hold():
+    good, turned = synthetic_table(2.0), synthetic_table(2.0, turned=True)
+    alone, twice, both = (
+        offsets.summarise(*tables).set_index(["claim", "cell_px"]) for tables in ([good], [good, good], [good, turned])
+    )
+    pd.testing.assert_frame_equal(alone[["mean", "blocks", "own"]], twice[["mean", "blocks", "own"]])
+    assert twice.holds.all()
+    along = both.loc["along edges"]
+    assert not along.holds.any() and (along["low"] < 0).all() and (along["high"] > 0).all()
+    means = [offsets.summarise(table).set_index(["claim", "cell_px"])["mean"] for table in (good, turned)]
+    pd.testing.assert_series_equal(both["mean"], (means[0] + means[1]) / 2)
+
+
 def test_kernels_that_lie_across_the_edge_hold_nothing_however_the_shuffled_ones_lie():
     table = synthetic_table(2.0)
     table["alignment"], table["alignment_shuffled"] = -0.01, -0.02

@@ -265,10 +265,10 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
 
     (statement,) = [statement for statement, id in offsets.CLAIMS.items() if id == claim["id"]]
     for group in study.groups:
-        table = group.first.offsets
-        if group.first["variant"] != "full" or table is None:
+        measured = [record for record in group.records if record.offsets is not None]
+        if group.first["variant"] != "full" or not measured:
             continue
-        rows = _summarise_offsets(group.first.folder)
+        rows = _summarise_offsets(*(record.folder for record in measured))
         rows = rows[rows["claim"] == statement]
         shown = "; ".join(
             f"{row.mean:+.2g} [{row.low:+.2g}, {row.high:+.2g}] (the first value alone: {row.own:.2g}) "
@@ -276,7 +276,8 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
             for row in rows.itertuples()
         )
         shown = f"{offsets.QUANTITIES[statement]}: {shown}"
-        facts = {"budget": group.budget, "evidence": group.first.name, "command": group.first["command"]}
+        evidence = " ".join(record.name for record in measured)
+        facts = {"budget": group.budget, "evidence": evidence, "command": group.first["command"]}
         if rows["holds"].all():
             word = DIRECTION if group.smaller else REPRODUCED
             return Verdict(claim["id"], word, f"Holds at every scale. {shown}.", **facts)
@@ -287,10 +288,10 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
 
 
 @cache
-def _summarise_offsets(folder: Path) -> pd.DataFrame:
+def _summarise_offsets(*folders: Path) -> pd.DataFrame:
     from repro import offsets
 
-    return offsets.summarise(pd.read_csv(folder / "offsets.csv"))
+    return offsets.summarise(*(pd.read_csv(folder / "offsets.csv") for folder in folders))
 
 
 def _settle_dilation(claim: pd.Series, study: Study) -> Verdict:
