@@ -1,9 +1,6 @@
 """What the chapter on GradNet answers: why the slides fell short, as far as records tell, and what fusion is worth."""
 
-import pandas as pd
-
 from repro.pages import render_rows
-from repro.study.records import Record
 from repro.study.statistics import Interval, compare
 from repro.study.verdicts import REPRODUCED, Group, Study, settle
 
@@ -233,21 +230,9 @@ def _exchange(groups: dict[str, Group], *sides: tuple[str, str]) -> list[Interva
     what it does with such a gradient, is not known."""
     gains: list[Interval | None] = []
     for level in LEVELS:
-        tables = [groups[name].first.gradients if name in groups else None for name, _ in sides]
-        values = [
-            select_gradient(groups[name].first, level, kind)
-            for table, (name, kind) in zip(tables, sides, strict=True)
-            if table is not None
-        ]
+        values = [groups[name].given_gradients(level, kind) for name, kind in sides if name in groups]
         gains.append(compare(*values) if len(values) == 2 and all(map(len, values)) else None)
     return gains if any(gains) else []
-
-
-def select_gradient(record: Record, level_255: float, kind: str) -> pd.Series:
-    """PSNR in dB by image, given a gradient of one kind."""
-    table = record.gradients
-    chosen = table[(table["sigma_255"] == level_255) & (table["gradient"] == kind)]
-    return chosen.set_index("image")["psnr_db"]
 
 
 def describe_reason(study: Study) -> str:

@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 import repro
 from repro import camera_noise, gradients, plots, timing
 from repro.data import catalog, noise
-from repro.fusion_pages import LEVELS, SUSPECTS, has_evaluation, list_levels, select_gradient, show_mean
+from repro.fusion_pages import LEVELS, SUSPECTS, has_evaluation, list_levels, show_mean
 from repro.metrics import psnr_db
 from repro.models import MODELS
 from repro.pages import render_rows, show_verdict
 from repro.study import claims as ledger
-from repro.study.records import Record
 from repro.study.statistics import compare
-from repro.study.verdicts import Study
+from repro.study.verdicts import Group, Study
 
 NONE_EXCHANGED = "No network was given other gradients yet."
 NOT_YET = "No GradNet is trained yet; `repro campaign --only 'gradnet-*'` runs the experiments that are listed."
@@ -181,22 +180,24 @@ def _compare_factors(scenes: pd.DataFrame) -> str:
 
 def describe_gradients(study: Study) -> str:
     """What a network makes of gradients of every kind, and how large its gradient loss is."""
-    measured = [group.first for group in study.groups if group.first.gradients is not None]
-    body, losses = "", []
-    for record in measured:
+    body, losses, measured, missed = "", [], 0, 0
+    for group in study.groups:
         # What a network was trained with: its own naive denoiser's gradient, or the clean image's.
-        reference = "clean" if record.settings["loss"] == "oracle" else "own"
-        summary = gradients.summarise(record.gradients, reference)
-        for level, rows in summary.groupby("sigma_255"):
-            changes = {row.gradient: f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()}
-            at = record.gradients[record.gradients["sigma_255"] == level]
-            reached = at.loc[at["gradient"] == reference, "psnr_db"].mean()
-            told = ["as trained" if kind == reference else changes.get(kind, "") for kind in gradients.KINDS[1:]]
-            cells = [record["experiment"], f"{level:g}", f"{reached:.2f}", *told]
+        reference = "clean" if group.first.settings.get("loss") == "oracle" else "own"
+        usual = {level: given for level in LEVELS if len(given := group.given_gradients(level, reference))}
+        for level, as_trained in usual.items():
+            told = [_change(group, level, kind, reference) for kind in gradients.KINDS[1:]]
+            cells = [group.first["experiment"], f"{level:g}", f"{as_trained.to_numpy().mean():.2f}", *told]
             body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        usual = record.gradients[record.gradients["gradient"] == reference]
-        loss, batch = usual["gradient_loss"].mean(), BATCHES.get(record["experiment"], 48)
-        losses.append(f"{record['experiment']}: {loss:.3f}, shown as {loss / batch:.4f}")
+        if usual:
+            measured += 1
+            missed += all(
+                compare(group.given_gradients(level, "zero"), as_trained).sign < 0
+                for level, as_trained in usual.items()
+            )
+            each = [group.given_gradients(level, reference, "gradient_loss").to_numpy().mean() for level in usual]
+            loss, batch = float(np.mean(each)), BATCHES.get(group.first["experiment"], 48)
+            losses.append(f"{group.first['experiment']}: {loss:.3f}, shown as {loss / batch:.4f}")
     if not body:
         return NONE_EXCHANGED
     head = ("network", "sigma", "PSNR as trained", *gradients.KINDS[1:])
@@ -205,21 +206,19 @@ def describe_gradients(study: Study) -> str:
         f"Change of PSNR in dB by another gradient than the trained one, with 95 % intervals; {where}", head, body
     )
     return (
-        f"{table}\n\n{_describe_reading(measured)}The mean gradient loss, and what is left of it after a second "
-        f"division, by the slides' batch: {'; '.join(losses)}."
+        f"{table}\n\nNetworks that get worse at every level when given no gradient: {missed} of {measured}; so "
+        "many read theirs. The mean gradient loss, and what is left of it after a second division, by the slides' "
+        f"batch: {'; '.join(losses)}."
     )
 
 
-def _describe_reading(measured: list[Record]) -> str:
-    """How many networks miss their gradient when they are given none."""
-    missed = 0
-    for record in measured:
-        kind = "clean" if record.settings["loss"] == "oracle" else "own"
-        levels = record.gradients["sigma_255"].unique()
-        sides = [[select_gradient(record, level, name) for name in ("zero", kind)] for level in levels]
-        missed += all(compare(*pair).sign < 0 for pair in sides)
-    networks = f"network{'' if len(measured) == 1 else 's'}"
-    return f"Given no gradient, {missed} of {len(measured)} {networks} get worse at every level: so many read theirs. "
+def _change(group: Group, level_255: float, kind: str, reference: str) -> str:
+    """What gradients of one kind change against those that a network was trained with."""
+    given = group.given_gradients(level_255, kind)
+    if kind == reference or given.empty:
+        return "as trained" if kind == reference else ""
+    paired = compare(given, group.given_gradients(level_255, reference))
+    return f"{paired.mean:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}]"
 
 
 def describe_line(folder: Path, photograph: str = "astronaut") -> str:

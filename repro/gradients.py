@@ -19,7 +19,6 @@ from repro.errors import ReproError, unknown_name
 from repro.metrics import psnr_db
 from repro.models.base import Denoiser
 from repro.models.gradnet import GradNet, gradient_difference, sobel_magnitude
-from repro.study.statistics import compare
 
 SIDE = 256  # of the central crop that is measured: 003's results are of patches of this size
 KINDS = ("own", "zero", "shuffled", "noisy", "bm3d", "clean")
@@ -73,18 +72,6 @@ def measure(
                         )
     finally:
         net.train(training)
-    return pd.DataFrame(rows)
-
-
-def summarise(table: pd.DataFrame, reference: str = "own") -> pd.DataFrame:
-    """What each kind of gradient changes against a ``reference``, in dB, image by image, with 95 % intervals."""
-    rows = []
-    for level, group in table.groupby("sigma_255"):
-        by_kind = group.pivot(index="image", columns="gradient", values="psnr_db")
-        for kind in (kind for kind in KINDS if kind in by_kind and kind != reference):
-            paired = compare(by_kind[kind], by_kind[reference])
-            facts = {"mean": paired.mean, "low": paired.low, "high": paired.high}
-            rows.append({"sigma_255": level, "gradient": kind, **facts})
     return pd.DataFrame(rows)
 
 

@@ -509,10 +509,6 @@ def test_gradients_of_every_kind_are_measured():
     assert by_kind["own"] == by_kind["noisy"]  # there is no naive denoiser inside
     assert len({round(by_kind[kind], 6) for kind in ("own", "zero", "shuffled", "clean", "bm3d")}) == 5
     assert (table["gradient_loss"] > 0).all()
-    changes = gradients.summarise(table).set_index("gradient")["mean"]
-    assert changes["noisy"] == 0 and changes["zero"] == pytest.approx(
-        table[table["gradient"] == "zero"]["psnr_db"].mean() - table[table["gradient"] == "own"]["psnr_db"].mean()
-    )
     with pytest.raises(ReproError, match="takes no gradient"):
         gradients.measure(repro.build("gradnet", **SMALL, fusion="none"), samples)
 

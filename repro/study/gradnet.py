@@ -174,11 +174,10 @@ def _find_bm3d(claim: pd.Series, study: Study) -> pd.Series:
 
 
 def _settle_exchanged(claim: pd.Series, study: Study) -> Verdict:
-    found = _read_gradients(study, claim["sigma_255"])
-    if found is None:
+    group = _find_exchanged(study, claim["sigma_255"])
+    if group is None:
         return verdicts.untested(claim, study, "no network's gradients were exchanged yet")
-    group, by_kind = found
-    ours = float(by_kind["bm3d"].mean())
+    ours = float(group.given_gradients(claim["sigma_255"], "bm3d").to_numpy().mean())
     facts = {"ours": ours, "difference": ours - claim["number"], "budget": group.budget}
     facts |= {"evidence": group.names, "command": group.first["command"]}
     # Of the direction at most, at any budget: these crops are not the printed ones.
@@ -245,15 +244,12 @@ def _judge_on_other_photographs(claim: pd.Series, first: Group, second: Group, d
 # --- statements ---------------------------------------------------------------------------------------------------
 
 
-def _read_gradients(study: Study, sigma_255: float) -> tuple[Group, pd.DataFrame] | None:
-    """A group in 003's form with PSNR by image and kind of gradient at a noise level."""
+def _find_exchanged(study: Study, sigma_255: float) -> Group | None:
+    """A group in 003's form that was given BM3D's gradients at a noise level."""
     for group in study.groups:
-        seeds = [record.gradients for record in group.records if record.gradients is not None]
         own = group.first["variant"].removesuffix(NARROW) == "DnCNN"
-        if group.first["method"] == "gradnet-impl" and own and seeds:
-            at = pd.concat([table[table["sigma_255"] == sigma_255] for table in seeds])
-            if len(at) and "bm3d" in set(at["gradient"]):
-                return group, at.pivot_table(index="image", columns="gradient", values="psnr_db")  # means over seeds
+        if group.first["method"] == "gradnet-impl" and own and len(group.given_gradients(sigma_255, "bm3d")):
+            return group
     return None
 
 
@@ -261,12 +257,11 @@ def _settle_exchange_without_effect(claim: pd.Series, study: Study) -> Verdict:
     """Printed equal to three decimals; ours are equal where they agree to that."""
     if claim["dataset"] == "SIDD":
         return verdicts.untested(claim, study, SEEN, waits=False)
-    found = _read_gradients(study, claim["sigma_255"])
-    if found is None:
+    group = _find_exchanged(study, claim["sigma_255"])
+    if group is None:
         return verdicts.untested(claim, study, "no network's gradients were exchanged yet")
-    group, by_kind = found
-    paired = compare(by_kind["bm3d"], by_kind["own"])
-    nothing = compare(by_kind["zero"], by_kind["own"])
+    own, bm3d, zero = (group.given_gradients(claim["sigma_255"], kind) for kind in ("own", "bm3d", "zero"))
+    paired, nothing = compare(bm3d, own), compare(zero, own)
     facts = {"difference": paired.mean, "low": paired.low, "high": paired.high, "tolerance": 0.0005}
     facts |= {"budget": group.budget, "evidence": group.names, "command": group.first["command"]}
     what = f"BM3D's gradients change {paired.mean:+.3f} dB, none at all {nothing.mean:+.3f} dB"
@@ -289,8 +284,9 @@ def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
     """What 003's curve would show: 0.0 to the printed digit, since the mean is divided by the batch once more."""
     found = {}
     for group in study.groups:
-        about, table = group.first, group.first.gradients
-        if about["method"] == "gradnet-impl" and table is not None:
+        about, tables = group.first, [record.gradients for record in group.records if record.gradients is not None]
+        if about["method"] == "gradnet-impl" and tables:
+            table = pd.concat(tables)
             losses = table.loc[table["gradient"] == "own", ["gradient_loss", "gradient_loss_displayed"]].mean()
             found.setdefault(about["variant"].removesuffix(NARROW), (group, losses))  # the largest budget comes first
     if not {"DnCNN", "BM3D"} <= found.keys():
@@ -304,7 +300,7 @@ def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
         f"divided by 48 once more, as 003's code does, {shown[0]} and {shown[1]} are left in its one digit."
     )
     facts = {"ours": float(dncnn["gradient_loss"]), "budget": group.budget}
-    facts |= {"evidence": f"{group.first.name} {other.first.name}"}
+    facts |= {"evidence": f"{group.names} {other.names}"}
     return Verdict(claim["id"], word, reason, command=group.first["command"], **facts)
 
 

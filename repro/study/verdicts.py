@@ -150,6 +150,17 @@ class Group:
         columns = {record.name: record.per_image(evaluation, metric) for record in self.records}
         return pd.concat({name: column for name, column in columns.items() if len(column)} or columns, axis=1)
 
+    def given_gradients(self, sigma_255: float, kind: str, metric: str = "psnr_db") -> pd.DataFrame:
+        """The same of a GradNet that was given gradients of one kind at a noise level (:mod:`repro.gradients`); without
+        columns where no seed has them."""
+        columns = {}
+        for record in self.records:
+            if (table := record.gradients) is not None:
+                chosen = table[(table["sigma_255"] == sigma_255) & (table["gradient"] == kind)]
+                if len(chosen):
+                    columns[record.name] = chosen.set_index("image")[metric].sort_index()
+        return pd.concat(columns, axis=1) if columns else pd.DataFrame()
+
     def require_one_recipe(self) -> None:
         """Raise a ReproError where the seeds are not of one training: their mean would be of nothing."""
         for other in self.records[1:]:

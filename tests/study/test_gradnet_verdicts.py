@@ -166,6 +166,20 @@ def test_exchanged_gradients(make, change, word):
     assert "-1.000" in page and f"{0.2 / 48:.4f}" in page
 
 
+def test_every_training_of_a_network_counts_where_gradients_are_exchanged(make):
+    seeds = [
+        make(
+            "b", 30.0, "gradnet-impl", "DnCNN, width 16", changes={"own": 0.0, "zero": -1.0, "bm3d": change}, seed=seed
+        )
+        for seed, change in enumerate((0.2, 0.4))
+    ]
+    verdict = settled("003-direction-kodak24-25-exchanged-gradients", *seeds)
+    assert verdict.difference == pytest.approx(0.3) and verdict.evidence == "b-seed0 b-seed1"
+    assert (verdict.low, verdict.high) == pytest.approx((0.2, 0.4)), "over trainings: the images agree"
+    page = gradient_pages.describe_gradients(Study(LEDGER, EXPERIMENTS, seeds))
+    assert "+0.300 [+0.200, +0.400]" in page and "given no gradient: 1 of 1;" in page
+
+
 @pytest.mark.parametrize(
     ("dncnn", "bm3d", "word"),
     [(0.2, 3.0, DIRECTION), (3.0, 0.2, NOT_REPRODUCED), (3.0, 3.0, NOT_REPRODUCED)],
