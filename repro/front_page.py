@@ -16,23 +16,25 @@ from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, 
 
 FINDINGS = {
     "SADNet": {
-        "001-t3-kodak24-50-sadnet": "PSNR on Kodak24 at sigma 50",
+        "001-t3-kodak24-50-sadnet": "PSNR at sigma 50",
         "001-order-kodak24-50-over-dncnn": "ahead of DnCNN at 50",
         "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet at 50",
         "001-order-kodak24-30-over-ffdnet": "ahead of FFDNet at 30",
         "001-order-kodak24-70-over-ffdnet": "ahead of FFDNet at 70",
+        "001-order-ablation-full-over-none": "all three parts help",
+        "001-order-ablation-full-over-rsab-transfer": "adding the context block",
         "001-direction-kernels-extend-along-edges": "kernels along edges everywhere",
     },
     "SSDN": {
-        "002-t1-kodak-ssdn-known": "PSNR on Kodak24 at sigma 25",
+        "002-t1-kodak-ssdn-known": "PSNR at sigma 25",
         "002-direction-better-than-self-supervised-kodak": "ahead of N2V",
         "002-order-kodak-known-over-cbm3d": "ahead of CBM3D",
         "002-direction-matches-at-best-kodak": "never above N2C",
-        "002-direction-clipping-defeats-estimation": "clipping defeats the estimate of sigma",
+        "002-direction-clipping-defeats-estimation": "clipping defeats estimating sigma",
     },
     "GradNet": {
-        "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR on Kodak24 at sigma 50",
-        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of the DnCNN that it reads",
+        "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR at sigma 50",
+        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of its DnCNN",
         "003-direction-kodak24-50-exchanged-gradients": "BM3D's gradients change nothing",
         "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without mixup",
     },
@@ -41,7 +43,7 @@ FINDINGS = {
         "004-order-fsm-dem-over-fsm-no-dem": "DEM helps beside FSM",
         "004-order-no-fsm-dem-over-no-fsm-no-dem": "DEM helps alone",
         "004-order-stages-5-over-1": "5 stages ahead of 1",
-        "004-order-nfae-over-none": "a nearer noise map with NFAE",
+        "004-order-nfae-over-none": "nearer noise map with NFAE",
         "004-t2-sidd-validation-scaoednet-psnr": "PSNR on SIDD",
     },
 }
@@ -51,7 +53,6 @@ GAPS = {
     "002-direction-matches-at-best-kodak": "after equal steps",
     "002-direction-clipping-defeats-estimation": "our start:",
     "003-direction-kodak24-50-exchanged-gradients": "here",
-    "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "without it",
 }
 """What the difference is that decides, where the statement does not say it."""
 

@@ -64,6 +64,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
             study, "How brief is it?", "gradnet-impl-dncnn", "gradnet-impl-paper", "The slides'"
         ),
         "sadnet_costs": lambda: describe_costs(settled),
+        "sadnet_ablation": lambda: sadnet_pages.describe_ablation(settled, study, folder),
         "sadnet_parts": lambda: sadnet_pages.describe_parts(study),
         "sadnet_recipes": lambda: sadnet_pages.describe_recipes(study),
         "sadnet_other_runs": lambda: sadnet_pages.describe_other_runs(settled, study),

@@ -307,6 +307,27 @@ def draw_alignment(summary: pd.DataFrame) -> Figure:
 
 
 @_styled
+def draw_gains(rows: pd.DataFrame, label: str) -> Figure:
+    """A printed gain beside the one found here with its 95 % interval, a line for each network.
+
+    ``rows``: columns state, printed, mean, low, high, from top to bottom. ``label`` names the axis.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(rows))
+    error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
+    axes.axvline(0, color=FAINT, linewidth=1)
+    axes.hlines(place, rows["mean"], rows["printed"], color=FAINT, linewidth=1, linestyle=":")
+    axes.plot(rows["printed"], place, "D", color=INK, markerfacecolor=GROUND, markersize=6, label="printed")
+    axes.errorbar(rows["mean"], place, xerr=error, fmt="o", color=BLUE, capsize=4, markersize=6, label="here")
+    axes.set_yticks(place, rows["state"])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    return figure
+
+
+@_styled
 def draw_sampling(
     image: np.ndarray, offset: np.ndarray, mask: np.ndarray, position: tuple[int, int], kernel: int = 3
 ) -> Figure:

@@ -9,14 +9,32 @@ from statistics import fmean
 import pandas as pd
 
 from repro import plots
-from repro.pages import render_rows
+from repro.pages import render_rows, show_verdict
+from repro.study import claims as ledger
 from repro.study.experiments import Experiment
 from repro.study.records import Record
 from repro.study.statistics import compare
-from repro.study.verdicts import Group, Study
+from repro.study.verdicts import HINT, Group, Study
 
 REFERENCE = "ablation-full"
 ON = "kodak24-50"
+# The states of the ablation study, as the ledger's variants name them -> their short runs.
+STATES = {
+    "none": "ablation-none",
+    "context": "ablation-context",
+    "rsab": "ablation-rsab",
+    "rsab+transfer": "ablation-rsab-transfer",
+    "rsab+context": "ablation-rsab-context",
+    "full": REFERENCE,
+}
+ALL = "rsab+transfer+context"  # what "full" has
+NAMES = {
+    "none": "none of them",
+    "rsab": "RSAB",
+    "context": "context block",
+    "transfer": "offset transfer",
+    "full": "all three",
+}
 
 
 def describe_parts(study: Study) -> str:
@@ -25,6 +43,58 @@ def describe_parts(study: Study) -> str:
     table = _describe(study, caption, lambda e, r: e.sizes != r.sizes)
     others = [group for experiment, group in _pair_up(study) if experiment.sizes != _reference(study).sizes]
     return table if any(others) else f"Not measured yet: no network without one of the parts is trained. {table}"
+
+
+def describe_ablation(settled: pd.DataFrame, study: Study, folder: Path) -> str:
+    """The paper's ablation study beside ours: a picture of the states, and a line for each step between two."""
+    groups = {group.first["experiment"]: group for group in study.groups}
+    printed = ledger.find(settled, source="001", table="Table 1", metric="psnr").set_index("variant")["number"]
+    states = [state for state, name in STATES.items() if name in groups and STATES["none"] in groups]
+    if len(states) < 2:
+        return "Not measured yet: `repro campaign --only 'ablation-*'` trains the states."
+    values = {state: groups[STATES[state]].per_seed(ON) for state in states}
+    gains = {state: compare(values[state], values["none"]) for state in states[1:]}
+    drawn = pd.DataFrame({"state": [name_state(state) for state in gains]})
+    drawn["printed"] = [printed[state] - printed["none"] for state in gains]
+    for side in ("mean", "low", "high"):
+        drawn[side] = [getattr(gain, side) for gain in gains.values()]
+    plots.save(
+        plots.draw_gains(drawn, "gain over the network with none of the parts, dB"), folder / "sadnet_ablation.png"
+    )
+    told = "; ".join(f"{row.state} {row.mean:+.2f} dB, printed {row.printed:+.2f}" for row in drawn.itertuples())
+    steps = " or ".join(f"{count:,}" for count in sorted({groups[STATES[state]].first["steps"] for state in states}))
+    return (
+        f"```{{image}} _generated/sadnet_ablation.png\n:alt: Gains over the network with none of the parts: {told}.\n"
+        f"```\n\nThe states of the paper's ablation study after {steps} steps each, with 95 % intervals; the printed "
+        "gains are those of its whole training. Where each was trained once, a small step may be the chance of a seed: "
+        f"it is a hint.\n\n{_describe_steps(settled, printed)}"
+    )
+
+
+def _describe_steps(settled: pd.DataFrame, printed: pd.Series) -> str:
+    """HTML: what the paper says that a part adds, by its table and here."""
+    columns: dict[str, list[str]] = {name: [] for name in ("what is added", "to", "printed, dB", "here, dB", "verdict")}
+    for _, claim in ledger.find(settled, source="001", table="Section 4.1", metric="ordering").iterrows():
+        first, second = claim["variant"].split(" over ")
+        added = first
+        if second != "none":
+            (added,) = set(first.replace("full", ALL).split("+")) - set(second.split("+"))
+        interval = f" [{claim['low']:+.2f}, {claim['high']:+.2f}]" if pd.notna(claim["low"]) else ""
+        cells = (
+            name_state(added),
+            name_state(second),
+            f"{printed[first] - printed[second]:+.2f}",
+            f"{claim['difference']:+.2f}{interval}" if pd.notna(claim["difference"]) else "–",
+            f"{show_verdict(claim['word'])}{', a hint' if HINT in claim['reason'] else ''}",
+        )
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    return render_rows("Sentences of the paper's ablation study: what a part adds on Kodak24 at sigma 50", columns)
+
+
+def name_state(state: str) -> str:
+    """``rsab+transfer`` in words."""
+    return NAMES[state] if state in ("none", "full") else " and ".join(NAMES[part] for part in state.split("+"))
 
 
 def describe_recipes(study: Study) -> str:

@@ -1,10 +1,12 @@
 """The chapter on SADNet: its short runs beside their reference."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
 from repro import pages, sadnet_pages
-from repro.study import claims, experiments
+from repro.study import claims, experiments, records
 from repro.study.verdicts import Study, settle_all
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
@@ -46,6 +48,33 @@ def test_parts_are_runs_of_other_networks(make_record):
     waiting = text.partition("Still to be run: ")[2]
     assert all(f"`{name}`" in waiting for name in ("ablation-rsab", "initialisation-zero-offsets", "dilations-1248"))
     assert "recipe-" not in text
+
+
+def test_the_ablation_study_stands_beside_the_printed_one(make_record, tmp_path):
+    found = []
+    for name, psnr_db in (("none", 27.0), ("rsab", 27.3), ("rsab-transfer", 27.25), ("full", 27.5)):
+        made = make(make_record, f"ablation-{name}", psnr_db, 27.0)
+        content = made.content | {"variant": experiments.get(f"ablation-{name}").variant}
+        records.write(content, made.folder)
+        found.append(records.read(made.folder))
+    study = Study(LEDGER, EXPERIMENTS, found)
+    settled = LEDGER.join(settle_all(study).drop(columns="id"))
+    text = sadnet_pages.describe_ablation(settled, study, tmp_path)
+    assert (tmp_path / "sadnet_ablation.png").stat().st_size > 1000
+    assert "RSAB +0.30 dB, printed +0.50; RSAB and offset transfer +0.25 dB, printed +0.54" in text
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", text)]
+    assert [row[:4] for row in rows] == [
+        ["RSAB", "none of them", "+0.50", "+0.30 [+0.30, +0.30]"],
+        ["RSAB", "context block", "+0.48", "–"],
+        ["context block", "none of them", "+0.07", "–"],
+        ["context block", "RSAB", "+0.05", "–"],
+        ["context block", "RSAB and offset transfer", "+0.05", "+0.25 [+0.25, +0.25]"],
+        ["offset transfer", "RSAB", "+0.04", "-0.05 [-0.05, -0.05]"],
+        ["offset transfer", "RSAB and context block", "+0.04", "–"],
+        ["all three", "none of them", "+0.59", "+0.50 [+0.50, +0.50]"],
+    ]
+    assert "not reproduced" in rows[5][4] and "direction reproduced" in rows[4][4]
+    assert "Not measured yet" in sadnet_pages.describe_ablation(settled, Study(LEDGER, [], []), tmp_path)
 
 
 def drift(make_record, name, offsets, psnr_db, **settings):
