@@ -56,6 +56,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "picture": viewers.show_comparison,
         "viewer": viewers.show_kernels,
         "tolerances": describe_tolerances,
+        "seeds": lambda: describe_seeds(study),
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_shortfall": lambda: describe_shortfall(
             study, "How brief is it?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The authors' code's"
@@ -151,6 +152,26 @@ def describe_tolerances() -> str:
     margin = f"The margin for networks trained here at a smaller budget is {verdicts.PSNR_TRAINED_HERE_DB:g} dB."
     lines = "\n".join(f"| {claim} | {needed} |" for claim, needed in rows.values)
     return f"| statement | reproduced if |\n|---|---|\n{lines}\n\n{margin}"
+
+
+def describe_seeds(study: Study) -> str:
+    """What trainings gave that differ in nothing but the seed: a line for each network that has several."""
+    columns: dict[str, list[str]] = {name: [] for name in ("network", "test", "PSNR of each training, dB", "apart, dB")}
+    for group in study.groups:
+        if group.trained and len(group.records) > 1 and group.budget != "smoke":
+            evaluation = group.first["evaluations"][0]["name"]
+            means = group.per_seed(evaluation).mean()
+            cells = (
+                f"<code>{escape(group.first['experiment'])}</code>",
+                escape(evaluation),
+                ", ".join(f"{mean:.2f}" for mean in means),
+                f"{means.max() - means.min():.2f}",
+            )
+            for column, cell in zip(columns.values(), cells, strict=True):
+                column.append(cell)
+    if not columns["network"]:
+        return "No network was trained more than once yet."
+    return render_rows("Trainings that differ in nothing but the seed", columns)
 
 
 def describe_paper(settled: pd.DataFrame, paper: str) -> str:

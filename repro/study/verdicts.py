@@ -224,6 +224,18 @@ class Study:
         return sorted(found, key=lambda group: (place[id(group)], group.first["sigma_255"] is None))
 
     @cached_property
+    def seed_spread(self) -> dict[str, tuple[float, str]]:
+        """Method -> how far trainings of one network are apart at most that differ in nothing but the seed, in dB of
+        the mean on its first test, and the experiment that this is of."""
+        spreads: dict[str, tuple[float, str]] = {}
+        for group in self.groups:
+            if group.trained and len(group.records) > 1:
+                means = group.per_seed(group.first["evaluations"][0]["name"]).mean()
+                found = (float(means.max() - means.min()), group.first["experiment"])
+                spreads[group.first["method"]] = max(found, spreads.get(group.first["method"], found))
+        return spreads
+
+    @cached_property
     def waiting(self) -> dict[str, str]:
         """Claim id -> of the experiments that test it and have no record yet, the first of the smallest budget."""
         done = {record["experiment"] for record in self.records}
@@ -238,9 +250,7 @@ class Study:
 def settle(claim: pd.Series, study: Study) -> Verdict:
     """The verdict on one claim (a row of :func:`repro.study.claims.load`)."""
     verdict = _settle(claim, study)
-    if trainings := _find_hint(claim, verdict, study):
-        times = "once" if trainings == 1 else f"{trainings} times"
-        small = f"Not more than {PSNR_TRAINED_HERE_DB:g} dB, by a network that was trained {times}"
+    if small := _find_hint(claim, verdict, study):
         verdict = replace(verdict, reason=f"{verdict.reason} {small}: {HINT}")
     if verdict.word != NOT_TESTABLE and not verdict.command:  # it was computed just now, from no record
         return replace(verdict, command="repro claims --write")
@@ -249,18 +259,26 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
     return verdict
 
 
-def _find_hint(claim: pd.Series, verdict: Verdict, study: Study) -> int:
-    """Where a statement holds, or fails beyond chance, by so little that other seeds might undo it: how often the
-    network was trained that was trained least; else 0. See :data:`FEW_TRAININGS`."""
+def _find_hint(claim: pd.Series, verdict: Verdict, study: Study) -> str:
+    """Where a statement holds, or fails beyond chance, by so little that other seeds might undo it: how little that is,
+    and how often the network was trained that was trained least; else nothing. So little is what lies within the
+    tolerance, or within what two trainings of a network of a compared method differ by. See :data:`FEW_TRAININGS`."""
     compared = set(verdict.evidence.split())
     if verdict.word not in (DIRECTION, NOT_REPRODUCED) or claim["metric"] not in ledger.STATEMENTS or len(compared) < 2:
-        return 0
-    if None in (verdict.low, verdict.high) or verdict.low <= 0 <= verdict.high:
-        return 0
-    small = " dB" in verdict.reason and round(abs(verdict.difference), 2) <= PSNR_TRAINED_HERE_DB
-    trained = [len(g.records) for g in study.groups if g.trained and set(g.names.split()) <= compared]
-    least = min(trained, default=FEW_TRAININGS)
-    return least if small and least < FEW_TRAININGS else 0
+        return ""
+    if None in (verdict.low, verdict.high) or verdict.low <= 0 <= verdict.high or " dB" not in verdict.reason:
+        return ""
+    trained = [group for group in study.groups if group.trained and set(group.names.split()) <= compared]
+    least = min((len(group.records) for group in trained), default=FEW_TRAININGS)
+    if least >= FEW_TRAININGS:
+        return ""
+    times, difference = "once" if least == 1 else f"{least} times", round(abs(verdict.difference), 2)
+    if difference <= PSNR_TRAINED_HERE_DB:
+        return f"Not more than {PSNR_TRAINED_HERE_DB:g} dB, by a network that was trained {times}"
+    spread, name = max(study.seed_spread.get(group.first["method"], (0.0, "")) for group in trained)
+    if difference <= round(spread, 2):
+        return f"Not more than the {spread:.2f} dB between trainings of {name}, by a network that was trained {times}"
+    return ""
 
 
 def _settle(claim: pd.Series, study: Study) -> Verdict:

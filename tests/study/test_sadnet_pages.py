@@ -187,3 +187,11 @@ def test_runs_that_settle_nothing_are_told_beside_the_one_that_does(make_record)
     assert "`sadnet-colour-50` (10,000 steps" in text and "-0.26 [-0.26, -0.26] dB against DnCNN." in text
     alone = Study(LEDGER, EXPERIMENTS, [long, dncnn])
     assert sadnet_pages.describe_other_runs(pages.join_verdicts(alone), alone) == ""
+
+
+def test_what_a_seed_changes_is_told_of_every_network_that_has_several(make_record):
+    seeds = [make_record("twice", 28 + 0.214 * seed + SPREAD, seed=seed) for seed in range(3)]
+    text = pages.describe_seeds(Study(LEDGER, EXPERIMENTS, [make_record("once", 28 + SPREAD), *seeds]))
+    (row,) = re.findall(r"<tr><td.*?</tr>", text)
+    assert re.findall(r">([^<]+)<", row) == ["twice", "kodak24-50", "28.00, 28.21, 28.43", "0.43"]
+    assert "more than once yet" in pages.describe_seeds(Study(LEDGER, EXPERIMENTS, seeds[:1]))

@@ -91,6 +91,26 @@ def test_an_ordering_that_another_seed_may_undo_is_a_hint(make_record):
     assert HINT not in settled("001-order-kodak24-50-over-ridnet", level, other).reason, "of chance nothing is hinted"
 
 
+def test_what_a_seed_was_seen_to_change_is_a_hint(make_record):
+    other = make_record("other", RIDNET + SPREAD, method="ridnet", steps=0)
+    ours = make_record("ours", RIDNET + 0.3 + SPREAD)
+    seeds = [make_record("twice", RIDNET + 1 + 0.35 * seed + SPREAD, seed=seed, sigma_255=15.0) for seed in range(2)]
+    claim = "001-order-kodak24-50-over-ridnet"
+    assert HINT not in settled(claim, ours, other).reason
+    verdict = settled(claim, ours, other, *seeds)
+    assert verdict.word == DIRECTION
+    assert verdict.reason.endswith(
+        f"the 0.35 dB between trainings of twice, by a network that was trained once: {HINT}"
+    )
+    ahead = make_record("ahead", RIDNET + 0.4 + SPREAD)
+    assert HINT not in settled(claim, ahead, other, *seeds).reason
+    others = [
+        make_record("other-twice", 28 + 0.35 * seed + SPREAD, seed=seed, method="unet", sigma_255=15.0)
+        for seed in range(2)
+    ]
+    assert HINT not in settled(claim, ours, other, *others).reason, "of another method"
+
+
 def test_a_lead_over_weights_that_miss_their_printed_value_must_be_larger_than_that(make_record):
     short = make_record("short", RIDNET - 0.2 + SPREAD, method="ridnet", steps=0)
     ahead, hardly = make_record("ahead", RIDNET + 0.1 + SPREAD), make_record("hardly", RIDNET - 0.05 + SPREAD)
