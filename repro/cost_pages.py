@@ -76,11 +76,11 @@ def describe_rescored(settled: pd.DataFrame) -> str:
     table = {"method, images": list(map(escape, rows))}
     table |= {name: [row.get(name, "") for row in rows.values()] for name in names}
     caption = (
-        f"Mean PSNR in dB: printed, then ours with the difference, reproduced within {PSNR_DB:g} dB. From published "
-        "weights, or of a classical method"
+        "Mean PSNR in dB, of published weights or a classical method: printed, then ours with the difference, "
+        f"reproduced within {PSNR_DB:g} dB"
     )
     shown = f"{told}\n\n{pages.render_rows(caption, table)}"
-    return shown + ("\n\nWhere it is more:\n\n" + "\n".join(missed) if missed else "")
+    return shown + ("\n\nWhere the difference is larger:\n\n" + "\n".join(missed) if missed else "")
 
 
 def _images(claim: pd.Series) -> str:
@@ -266,11 +266,12 @@ def describe_nonlocal(settled: pd.DataFrame) -> str:
     products, macs = cost.products / 1e9, cost.macs / 1e9
     return (
         f"At full resolution RNAN's printed {printed} G leave most of its work out. Its two non-local blocks compare "
-        f"every pixel with every other: at {WIDTH}x{HEIGHT} pixels {products:,.0f} G multiply-adds of matrix products, "
-        f"which a profiler that looks at layers does not see, against {macs:,.0f} G of its convolutions. In all it is "
-        f"{(products + macs) / macs:.1f} times what the convolutions alone cost, and the products grow with the square "
-        "of the number of pixels. Its authors' code cuts large images into parts, where they are fewer; how many "
-        "was not counted. Here they are formed in portions, and are part of the measured time."
+        f"every pixel with every other. At {WIDTH}x{HEIGHT} pixels this takes {products:,.0f} G multiply-adds of "
+        f"matrix products, which a profiler that looks at layers does not see; the convolutions take {macs:,.0f} G. "
+        f"In all RNAN costs {(products + macs) / macs:.1f} times what its convolutions alone cost, and the products "
+        "grow with the square of the number of pixels. Its authors' code cuts large images into parts and so "
+        "forms fewer products; how many was not counted. Here they are formed in portions, and are part "
+        "of the measured time."
     )
 
 
@@ -296,7 +297,8 @@ def describe_times(settled: pd.DataFrame, folder: Path | None = None) -> str:
         few = ", ".join(TITLES.get(name, name) for name in about["few_rounds"])
         note = f" {few}: measured less often, since one image takes so long." if few else ""
         load = about.get("load_before", 0)
-        note += f" In the minute before, other processes were computing (load {load:g})." if load > 0.5 else ""
+        busy = f" In the minute before the measurement, other processes were computing (load {load:g})."
+        note += busy if load > 0.5 else ""
         caption = (
             f"{about['device']}, torch {about['versions']['torch']}, {about['date'][:10]}: one colour image of {size} "
             "pixels. Median, quartiles, memory beyond the network; printed: SADNet's Table 7, on its authors' GPU"
@@ -362,7 +364,7 @@ def describe_figure(settled: pd.DataFrame, study: Study, folder: Path, benchmark
         f"PSNR on Kodak24 (colour, sigma 50) against what one {WIDTH}x{HEIGHT} image costs. Hollow: printed in "
         "SADNet's Table 3. Filled: measured by this study, with published weights or with its own at the budget that "
         "is named. Multiply-adds are the true ones, RNAN's matrix products included. DnCNN's published colour weights "
-        "are of a network of 20 layers, the one that is counted in the paper has 17."
+        "are of a network of 20 layers; the network that the paper counts has 17."
     )
     told += "" if stored else f" {NO_BENCHMARK}"
     return "````{container} panels\n" + "\n".join(blocks) + f"\n````\n\n{told}"

@@ -78,10 +78,11 @@ def describe_counts(findings: list[Finding]) -> str:
     small = [effect for _, effect in effects if effect.interval.sign and not effect.matters]
     unclear = len(effects) - len(large) - len(small)
     counts = (
-        f"**{len(findings)} disagreements** are listed. Of {len(by_state[MEASURED])} the effect is measured, "
-        f"{len(waiting)} are not measured yet and say how to do it, {len(by_state[WAITING]) - len(waiting)} are not "
-        f"measured and say why, and {len(by_state[NO_EFFECT])} have none on a picture: a count, a time, a slip of the "
-        "pen, two descriptions of one thing."
+        f"**{len(findings)} disagreements** are listed. The effect of {len(by_state[MEASURED])} is measured. Of the "
+        f"rest, {len(waiting)} are not measured yet, with the command that does it; "
+        f"{len(by_state[WAITING]) - len(waiting)} are not measured, with the reason; and "
+        f"{len(by_state[NO_EFFECT])} have no effect on a picture: a count, a time, a slip of the pen, two "
+        "descriptions of one thing."
     )
     if not effects:
         return counts
@@ -175,9 +176,9 @@ def describe_patches(findings: list[Finding]) -> str:
         by_sides.get(sides) for sides in ((patches, whole), (assembled, whole), (patches, assembled))
     )
     told = (
-        f"The replication prints {_list_printed(finding)} dB over the paper on Kodak24 at the three noise levels, and "
-        f"{_list_printed(by_id['sadnet-bsd68-values'])} dB on BSD68. It feeds its network patches of 128x128, and does "
-        "not say whether the PSNR of each was averaged."
+        f"What the replication prints differs from the paper by {_list_printed(finding)} dB on Kodak24 at the three "
+        f"noise levels, and by {_list_printed(by_id['sadnet-bsd68-values'])} dB on BSD68. The replication feeds its "
+        "network patches of 128x128, and does not say whether it took the PSNR of each patch and averaged."
     )
     if both is None or borders is None or averaging is None:
         return f"{told} What that does to the PSNR is not measured yet."
@@ -185,17 +186,18 @@ def describe_patches(findings: list[Finding]) -> str:
              (("both", both), ("borders", borders), ("averaging", averaging))}  # fmt: skip
     if both.interval.low > max(finding.printed):
         then = (
-            "That is more than all of its gain on Kodak24: if it was scored like that, the gain needs no better "
-            "network, and on whole images the replication may lie below the paper."
+            "That is more than the replication's whole gain on Kodak24: if it was scored like that, the gain needs no "
+            "better network, and on whole images the replication may lie below the paper."
         )
     else:
-        then = "That does not account for its gain on Kodak24 beyond doubt."
+        then = "That does not account for the replication's gain on Kodak24 beyond doubt."
     return (
-        f"{told}\n\nOne network of ours on the same noise of Kodak24 gets {shown['both']} when it is fed such patches "
-        f"and the PSNR of each is averaged. {then} Two things are in the number. At the borders of a patch the network "
-        "does not see what lies beyond: put together again before they are scored, the patches come to "
-        f"{shown['borders']}. And the mean of many logarithms is not the logarithm of the mean: smooth patches count "
-        f"as much as busy ones, which brings {shown['averaging']}. {_describe_other_set(by_id['sadnet-bsd68-values'])}"
+        f"{told}\n\nThe PSNR of one network of ours, on the same noise of Kodak24, changes by {shown['both']} when it "
+        f"is fed such patches and the PSNR of each is averaged. {then} This number has two parts. At the borders of "
+        "a patch the network does not see what lies beyond: patches that are put together again before they are scored "
+        f"change the PSNR by {shown['borders']}. And the mean of many logarithms is not the logarithm of the mean: "
+        f"smooth patches count as much as busy ones, which changes it by {shown['averaging']}. "
+        f"{_describe_other_set(by_id['sadnet-bsd68-values'])}"
     )
 
 
@@ -204,8 +206,8 @@ def _describe_other_set(finding: Finding) -> str:
     if finding.effects:
         shown = show_interval(finding.effects[0].interval, "dB")
         return (
-            f"On BSD68, where the replication prints less than the paper, patches bring {shown}, and whole patches "
-            "cover not two thirds of an image of 481x321 pixels: the rest is not scored. So patches cannot explain "
+            f"On BSD68, where the replication prints less than the paper, patches bring {shown}. They cover less "
+            "than two thirds of an image of 481x321 pixels; the rest is not scored. So patches cannot explain "
             "both: scored like that, the replication's network would lie well below the paper's on BSD68."
         )
     how = finding.disagreement.commands or tuple(gap.command for gap in finding.gaps if gap.command)
@@ -324,7 +326,7 @@ def _show_joint(comparison: Comparison, points: dict[str, Disagreement]) -> str:
 
 def _show_effect(effect: Effect, points: dict[str, Disagreement]) -> str:
     images = _count(effect.interval.count, "image")
-    whose = "for scale, which is nobody's way: " if effect.comparison.ours_only else ""
+    whose = "for scale, as no source does it: " if effect.comparison.ours_only else ""
     return (
         f"{PART}{whose}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: "
         f"{escape(effect.comparison.change)}"

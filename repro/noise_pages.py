@@ -62,8 +62,8 @@ def describe_picture(folder: Path) -> str:
     told = "; ".join(f"{name} ({caption})" if caption else name for name, caption in captions.items())
     return (
         f"```{{image}} _generated/noise_models.png\n:alt: {alt}\n```\n\n"
-        "One crop of a photograph, always the same draw. Row by row, with the root mean square of what was added, on "
-        f"this crop, and with the range of the map: {told}."
+        "One crop of a photograph, with the same draw of the noise in every build of the book. Row by row, in brackets "
+        f"the root mean square of the noise on this crop, and for the map its range: {told}."
     )
 
 
@@ -179,12 +179,12 @@ def describe_clipping(levels_255: tuple[float, ...] = (25.0, 50.0), dark_255: fl
         share = float((free != clipped).double().mean())
         means = [255 * float((image - clean)[dark].double().mean()) for image in (free, clipped)]
         told.append(
-            f"at sigma {level:g} clipping changes {share:.0%} of the values. The mean of the noise on values darker "
-            f"than {dark_255:g} goes from {means[0]:+.1f} to {means[1]:+.1f} gray levels, and the strength over all "
-            f"values from {measure_255(free, clean):.1f} to {measure_255(clipped, clean):.1f}, with rounding on top of "
-            f"it to {measure_255(rounded, clean):.1f}."
+            f"At sigma {level:g} clipping changes {share:.0%} of the values. It moves the mean of the noise on values "
+            f"darker than {dark_255:g} from {means[0]:+.1f} to {means[1]:+.1f} gray levels, and the root mean square "
+            f"over all values from {measure_255(free, clean):.1f} to {measure_255(clipped, clean):.1f}; with rounding, "
+            f"the latter is {measure_255(rounded, clean):.1f}."
         )
-    return f"On the photograph that the crop is from, {' And '.join(told)}"
+    return f"Measured on the whole photograph from which the crop above is taken. {' '.join(told)}"
 
 
 def describe_cameras() -> str:
@@ -196,10 +196,11 @@ def describe_cameras() -> str:
         by_set[[f"{prefix}correlation_right", f"{prefix}correlation_down"]].mean(axis=1) for prefix in ("", "control_")
     )
     return (
-        f"{len(table)} photographs of {len(by_set)} sets were measured, {len(scenes)} scenes by their names. The mean "
-        f"strength of a set goes from {by_set['sigma_255'].min():.1f} to {by_set['sigma_255'].max():.1f} gray levels. "
-        f"The noise of neighbouring values is correlated by {neighbours.min():.2f} to {neighbours.max():.2f}, that of "
-        f"red and green at the same pixel by {by_set['correlation_colours'].min():.2f} to "
-        f"{by_set['correlation_colours'].max():.2f}; of drawn noise as strong, neighbours by {control.abs().max():.2f} "
-        "at most."
+        f"{len(table)} photographs of {len(by_set)} sets were measured; by their names they show {len(scenes)} "
+        f"scenes. The mean strength of a set is {by_set['sigma_255'].min():.1f} to "
+        f"{by_set['sigma_255'].max():.1f} gray levels. The noise of neighbouring values has a "
+        f"correlation of {neighbours.min():.2f} to {neighbours.max():.2f}, that of red and green at the "
+        f"same pixel one of {by_set['correlation_colours'].min():.2f} to "
+        f"{by_set['correlation_colours'].max():.2f}. In drawn noise of the same strength the correlation of neighbours "
+        f"is {control.abs().max():.2f} at most."
     )

@@ -108,7 +108,7 @@ def _describe_left(open_: pd.DataFrame, where: str) -> str:
     if not len(known):
         return f"a time for which there is no estimate {where}"
     hours = f"about {known.sum() / 3600:,.0f} hours {where}"
-    return f"{hours}, without {without} run{'s' if without > 1 else ''} for which there is none" if without else hours
+    return f"{hours}, without {without} run{'s' if without > 1 else ''} that no estimate covers" if without else hours
 
 
 # --- what the rest takes ---------------------------------------------------------------------------------------------
@@ -127,19 +127,19 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
     taken = sorted({_describe_throughput(throughput) for throughput in chosen.values()})
     foreign = [run.name for run, throughput in chosen.items() if throughput.precision != run.precision]
     remarks = [
-        f"The budget `paper` has {len(runs)} run{'s' if len(runs) > 1 else ''} of a training: {names}.",
-        f"Measured, some of it while the machine did other work, too: {'; '.join(taken)}.",
+        f"The budget `paper` has {len(runs)} training run{'s' if len(runs) > 1 else ''}: {names}.",
+        f"Measured, in part while the machine did other work, too: {'; '.join(taken)}.",
     ]
     if not on_gpus:
         remarks.append(
-            "**No GPU has been measured for it yet**: the numbers show why this budget needs some. "
+            "**No GPU has been measured for this budget yet**: the numbers show why it needs some. "
             f"{_describe_arithmetic(runs)}"
         )
     if foreign:
         remarks.append(f"The measurement is of another floating-point precision than {', '.join(foreign)}.")
     remarks.append(
         "One thing is assumed and not measured: each time the number of devices that share a run doubles, "
-        f"{EFFICIENCY_PER_DOUBLING:.0%} of the throughput per device is left "
+        f"{EFFICIENCY_PER_DOUBLING:.0%} of the throughput per device is kept "
         "(`EFFICIENCY_PER_DOUBLING` in `repro/study/campaign_costs.py`). More devices than the batch has patches are "
         "of no use to a run."
     )
@@ -153,7 +153,8 @@ def _describe_arithmetic(runs: Sequence[Run]) -> str:
     total = _round(sum(run.multiply_adds for run in runs) / 1e15)
     return (
         f"Together the runs have {total} million billion forward multiply-adds. On devices that train at 1,000 billion "
-        f"per second each, {' / '.join(map(str, DEVICES))} of them would take {days} days; at another speed, divide."
+        f"per second each, {' / '.join(map(str, DEVICES))} of them would take {days} days; at twice that speed, "
+        "half as long."
     )
 
 

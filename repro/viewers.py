@@ -80,12 +80,12 @@ def show_comparison() -> str:
     told = ((escape(name), re.sub("`(.*?)`", r"<code>\1</code>", escape(remark))) for name, remark in networks)
     items = "".join(f"<li>{name}: {remark}</li>" for name, remark in told)
     blind = any(version.noise == SIGNAL_DEPENDENT and version.name.startswith(BLIND) for version in shown)
-    beside = f" With {SIGNAL_DEPENDENT} there is {BLIND}, too, which was trained for Gaussian noise." if blind else ""
+    beside = f" For {SIGNAL_DEPENDENT} there is also {BLIND}, which was trained for Gaussian noise." if blind else ""
     return (
         f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
-        "with scikit-image), with noise, after each published network that is for such noise, and without noise."
+        "with scikit-image): noisy, after each published network that is for such noise, and clean."
         f"{beside} PSNR is that of this part, computed before the pictures were stored as JPEG. The networks differ in "
-        "how long they were trained and how wide they are, and are no ranking of the methods.\n\n"
+        "how long they were trained and how wide they are, so the pictures do not rank the methods.\n\n"
         f"<details><summary>The networks behind the pictures</summary><ul>{items}</ul></details>"
     )
 
@@ -343,7 +343,7 @@ def show_kernels(sigma_255: float = LEVELS_255[0]) -> str:
     sampling = offsets.collect_sampling(net, noisy)
     return (
         f"{render_kernels(sampling, clean)}\n\nThe network saw this part of the photograph with noise of sigma "
-        f"{sigma_255:g}; shown is the clean one. {remark}"
+        f"{sigma_255:g}; the page shows it clean. {remark}"
     )
 
 

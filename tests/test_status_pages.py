@@ -44,7 +44,7 @@ def test_states_and_estimates_are_summed():
     )
     text = status_pages.describe_campaign(status)
     assert text.startswith("Of 3 runs, 1 has its record, 2 are waiting. ")
-    assert "takes about 2 hours at the others, without 1 run for which there is none." in text
+    assert "takes about 2 hours at the others, without 1 run that no estimate covers." in text
     assert "takes about 2 hours at the others." in status_pages.describe_campaign(status[:2])
     paper = status[1:2].assign(budget="paper", seconds_left=7.2e6)
     told = status_pages.describe_campaign(pd.concat([status[:2], paper]))

@@ -342,8 +342,8 @@ def test_measured_first_by_size_then_what_waits_then_what_cannot_be(make_record,
     assert [finding.state for finding in found] == states
     assert [finding.can_be_run for finding in found] == [False, False, True, True, False, False]
     counts = forensic_pages.describe_counts(found)
-    assert "Of 2 the effect is measured, 2 are not measured yet and say how to do it" in counts
-    assert "1 are not measured and say why, and 1 have none on a picture" in counts
+    assert "The effect of 2 is measured. Of the rest, 2 are not measured yet, with the command" in counts
+    assert "1 are not measured, with the reason; and 1 have no effect on a picture" in counts
     assert [effect.comparison.a.experiment for _, effect in forensics.list_effects(found)] == ["far", "near"]
 
 
@@ -370,7 +370,7 @@ def test_every_disagreement_has_a_row_and_nothing_is_left_unsaid(findings, table
             why = [gap.reason for gap in finding.gaps] + [finding.disagreement.unmeasured]
             assert ("<code>repro " in effect) == finding.can_be_run or all(why)
             assert finding.can_be_run or any(why)
-        whole = re.sub("for scale, which is nobody's way: <b>.*?</b>", "", effect)
+        whole = re.sub("for scale, as no source does it: <b>.*?</b>", "", effect)
         assert bool(re.search(r"<b>[+−]\d", whole)) == (finding.state == forensics.MEASURED)
 
 
@@ -412,7 +412,7 @@ def test_without_records_the_page_says_so(tmp_path):
     found = forensics.find(make_study())
     assert forensic_pages.describe_effects(found, tmp_path) == forensic_pages.EMPTY
     assert "not measured yet" in forensic_pages.describe_patches(found)
-    assert " 0 the effect is measured" in forensic_pages.describe_counts(found)
+    assert "The effect of 0 is measured" in forensic_pages.describe_counts(found)
     assert not list(tmp_path.iterdir())
 
 
