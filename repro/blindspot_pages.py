@@ -112,8 +112,8 @@ def describe_curves(study: Study, folder: Path) -> str:
     still = f" Not trained yet: {'; '.join(missing)}." if missing else ""
     return (
         f"```{{image}} _generated/ssdn_curves.png\n:alt: {alt}\n```\n\n"
-        "PSNR on photographs of the training set that are kept out of training. In some of these minutes the machine "
-        f"did other work too.{still}\n\n"
+        "PSNR on photographs of the training set that are kept out of training, against steps and against minutes. In "
+        f"some of these minutes the machine did other work too.{still}\n\n"
         f"{describe_speed(study)}\n\n{describe_step()}"
     )
 
@@ -130,11 +130,11 @@ def describe_step() -> str:
     if not lines:
         return ""
     return (
-        "What a training step takes on an idle machine, and its speed as a part of the bare speed: that of the same "
-        "convolutions by themselves, without rotations, shifts and likelihood. The four views pass the network as two "
-        "pairs of equal shape rather than as a padded square; a convolution that looks upward pads once and crops "
-        "nothing; and memory that is freed stays with the process. 16-bit floats and another memory layout brought "
-        "little here:\n\n" + "\n".join(lines)
+        "To save time, the four views pass through the network as two pairs of equal shape rather than as a padded "
+        "square; a convolution that looks upward pads once and crops nothing; and memory that is freed stays with the "
+        "process. 16-bit floats and another memory layout brought little here. What a training step takes on an idle "
+        "machine, and its speed as a share of the bare speed, that of the same convolutions without rotations, shifts "
+        "and likelihood:\n\n" + "\n".join(lines)
     )
 
 
@@ -164,12 +164,14 @@ def describe_speed(study: Study) -> str:
     word = pages.show_verdict(verdict.word, verdict.word.capitalize())
     return (
         f"Is SSDN faster than N2V in real time? The report calls it unclear. {word}: "
-        f"{escape(verdict.reason[0].lower() + verdict.reason[1:])} Every pair of runs, at the one level that both "
-        "reach:\n\n" + "\n".join(lines)
+        f"{escape(verdict.reason[0].lower() + verdict.reason[1:])} Every pair of runs, at the highest PSNR that "
+        "both reach:\n\n" + "\n".join(lines)
     )
 
 
 def _faster(ratio: float) -> str:
+    if f"{ratio:.1f}" == "1.0":
+        return "as fast"
     return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
 
 
@@ -177,17 +179,26 @@ def describe_recipe(study: Study) -> str:
     """What patches of 128 pixels and a level that begins above the noise are worth, on Kodak24."""
     smaller = "four patches of 64 pixels instead of one of 128"
     variants = ("mean only", "N2C", "N2V")
-    pairs = [(f"{name}, patches of 64", name, f"{METHODS[name]}: {smaller}") for name in variants]
-    begun = f"{METHODS['variable']}: begun at the authors' {255 * FIRST_STRENGTH:.1f} gray levels"
+    pairs = [(f"{name}, patches of 64", name, f"{METHODS[name]}, {smaller}") for name in variants]
+    begun = f"{METHODS['variable']}, begun at the authors' {255 * FIRST_STRENGTH:.1f} gray levels"
     pairs.append(("variable, from below", "variable", begun))
-    lines = []
+    lines: list[str] = []
+    gains: list[int] = []
     for other, own, what in pairs:
         changed, usual = ssdn._find(other, study), ssdn._find(own, study)
         if changed and usual:
             one, two = (group.per_seed("kodak24-25") for group in (changed[0], usual[0]))
             reached = one.to_numpy().mean()
-            lines.append(f"- {what} changes Kodak24 by {compare(one, two).signed()} dB, to {reached:.2f} dB.")
-    return "Measured, with 95 % intervals:\n\n" + "\n".join(lines) if lines else "No such pair is trained yet."
+            lines.append(f"- {what}: {compare(one, two).signed()} dB on Kodak24, to {reached:.2f} dB.")
+            gains += [compare(one, two).sign] if what.endswith(smaller) else []
+    if not lines:
+        return "No such pair is trained yet."
+    better = (
+        f"\n\nSo smaller patches would have been the better choice for all {len(gains)} that were tried."
+        if gains and min(gains) > 0
+        else ""
+    )
+    return "Measured, with 95 % intervals:\n\n" + "\n".join(lines) + better
 
 
 # --- one photograph, every method
@@ -283,20 +294,23 @@ def describe_conventions(study: Study) -> str:
     last = "None of it would do so by itself."
     if raising and raising[0].towards_report_db >= gaps["BSD300"]:
         most, left = raising[0], wanted - raising[0].towards_report_db
-        last = f"The first of these would do so by itself, for which {gaps['BSD300']:+.2f} dB are enough"
-        last += f", but leaves {left:.2f} of" if left > 0 else ", and would explain all"
-        last += f" {wanted:.2f} dB"
+        last = f"The first of these would do so by itself, since {gaps['BSD300']:+.2f} dB are enough"
+        if left > 0:
+            last += f", but leaves {left:.2f} of {wanted:.2f} dB unexplained"
+        else:
+            last += f", and would explain all {wanted:.2f} dB"
         last += f"; it is measured with {most.measured_with}"
-        last += ", and not beyond chance for other images." if not most.shift.sign else "."
+        last += ", and for other images it is not beyond chance." if not most.shift.sign else "."
     return (
         f"With sigma known the report is {gaps['BSD300']:+.2f} dB from the authors' check value on BSD300 and "
-        f"{gaps['KODAK']:+.2f} dB on Kodak: had the shorter training cost as much on both, {wanted:.2f} dB are to be "
+        f"{gaps['KODAK']:+.2f} dB on Kodak. If the shorter training cost as much on both, {wanted:.2f} dB are to be "
         "explained.\n\n"
         + render_table(table, "ssdn-conventions")
-        + f"\n\nThe first row of each set is the report's own way; a network without a blind spot pads by itself, "
-        f"after the noise, which is that way, too. Shifts are against it. {told} {last} Intervals are of "
-        "the paired difference, image by image. Where the images themselves differ, images are drawn from all of both "
-        "choices: the shift is what these images give, the interval what others might."
+        + "\n\nThe first row of each set follows the report's conventions, and shifts are measured against it. A "
+        "network without a blind spot pads by itself, after the noise, as the report does. "
+        f"{told} {last} Intervals are of the paired difference, image by image. Where the choice of images "
+        "is what differs, the interval draws from all images of both choices: the shift is what these images give, the "
+        "interval what others might."
     )
 
 

@@ -115,13 +115,13 @@ def _describe_failed(settled: pd.DataFrame, study: Study) -> list[str]:
     copied = int((unmet["source"] == "000").sum())
     told = [
         f"*Not reproduced*: of {len(failed)} claims, {briefly} were held against networks that were trained here in a "
-        "small part of the paper's time: they say what that gives, and do not refute the paper. "
+        "small part of the paper's time: these verdicts say what that gives, and do not refute the paper. "
         f"{undecided} of the {len(failed)} are differences that cannot be told from 0."
     ]
     if copied:
         told.append(
-            f"*Not reproduced*, architecture: {len(unmet)} are sizes of layers that our network has not; {copied} of "
-            "them stand in the replication's own table, which may be right about its own network."
+            f"*Not reproduced*, architecture: {len(unmet)} are sizes, or numbers of units, in which our network is "
+            f"another; {copied} of them stand in the replication's own table, which may be right about its own network."
         )
     return told
 

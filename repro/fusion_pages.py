@@ -71,14 +71,14 @@ def _describe_own_network(groups: dict[str, Group], study: Study) -> str:
     lead, scatter = "What the slides' weights give.", ""
     if words == {REPRODUCED}:
         lead = "What the slides print of their DnCNN is what its weights give."
-        scatter = " The printed ones are of one random crop of each, and lie within the scatter of such crops."
+        scatter = " The printed values are of one random crop of each, and lie within the scatter of such crops."
     alike = ""
     if has_evaluation(own, PER_VALUE):
         alike = (
-            " On noise just as in its training, clipped and with a level for every value, it reaches "
+            " On noise made as in its training, clipped and with a level for every value, it reaches "
             f"{show_mean(own, PER_VALUE)} dB."
         )
-    return f"**{lead}** Whole photographs: {' and '.join(reached)}.{scatter}{alike}"
+    return f"**{lead}** On whole photographs: {' and '.join(reached)}.{scatter}{alike}"
 
 
 def _describe_gap(groups: dict[str, Group]) -> str:
@@ -94,10 +94,10 @@ def _describe_gap(groups: dict[str, Group]) -> str:
     told = [" and ".join(f"{value:.2f}" for value in values) for values in (gaps, gains, rest)]
     most = "Most of its shortfall" if min(rest) > max(gains) else "A part of its shortfall"
     return (
-        f"**{most} is not explained.** It lies {told[0]} dB below CBM3D at sigma {_name_levels()}. It was trained on "
-        f"clipped noise; where that of the test is clipped as well, it gets {told[1]} dB back. What is left, {told[2]} "
-        "dB, is in the network or in its training. Short trainings of smaller networks, as in the table, can rank what "
-        "went into that, but do not add up to it."
+        f"**{most} is not explained.** The slides' DnCNN lies {told[0]} dB below CBM3D at sigma {_name_levels()}. It "
+        f"was trained on clipped noise; where the noise of the test is clipped as well, it gets {told[1]} dB back. "
+        f"What is left, {told[2]} dB, is in the network or in its training. The short trainings of smaller networks in "
+        "the table can rank what went into that, but do not add up to it."
     )
 
 
@@ -110,8 +110,23 @@ def _describe_worth(groups: dict[str, Group]) -> str:
     lead = "Fusion helps" if ahead == len(pairs) else "Fusion does not always help"
     return (
         f"**{lead}.** In {ahead} of {len(pairs)} pairs the network that reads the gradient of a naive denoiser's "
-        f"estimate is ahead at sigma {_name_levels()}: of the same network without a gradient, which is smaller, or of "
-        "one of its size that reads the gradient of the noisy image."
+        f"estimate is ahead of its partner at sigma {_name_levels()}. The partner is the same network without a "
+        "gradient, which is smaller, or one of the same size that reads the gradient of the noisy image."
+        f"{_describe_chance(groups, pairs)}"
+    )
+
+
+def _describe_chance(groups: dict[str, Group], pairs: list[tuple[str, str]]) -> str:
+    """How much another start changed of a network, where those of a comparison were mostly trained once."""
+    names = {name for pair in pairs for name in pair}
+    once = sum(len(groups[name].records) == 1 for name in names)
+    if not once or not {"gradnet-naive-image-level", "gradnet-naive"} <= groups.keys():
+        return ""
+    told = " and ".join(f"{gain.mean:+.2f}" for gain in _compare(groups, "gradnet-naive-image-level", "gradnet-naive"))
+    count = "all" if once == len(names) else once
+    return (
+        f" But {count} of these {len(names)} networks were trained once, and intervals are over images: other first "
+        f"weights, and no inner biases, changed a DnCNN by {told} dB."
     )
 
 
@@ -167,8 +182,8 @@ def _describe_largest(groups: dict[str, Group]) -> str:
         return ""
     each = "\n".join(f"- {change} (`{name}`): {paired.signed()} dB" for paired, change, name in telling)
     return (
-        f"Of {len(effects)} steps from a network to its neighbour, {{ref}}`one by one below <suspects>`, these change "
-        f"most at sigma {LEVELS[1]:g}:\n\n{each}"
+        f"Of {len(effects)} steps from a network to its neighbour, listed {{ref}}`one by one below <suspects>`, these "
+        f"change most at sigma {LEVELS[1]:g}:\n\n{each}"
     )
 
 
@@ -180,8 +195,8 @@ def _describe_brief(groups: dict[str, Group], study: Study) -> str:
     means = (groups[f"gradnet-impl-{n}"].per_image("kodak24-50").mean() - printed for n in ("dncnn", "clipped"))
     plain, clipped = (f"{abs(mean):.2f} dB {'above' if mean > 0 else 'below'}" for mean in means)
     return (
-        f"At sigma 50 `gradnet-impl-dncnn`, brief and narrow, is {plain} what the slides print for their whole "
-        f"network, and {clipped} once it is trained on clipped noise, as that was."
+        f"At sigma 50 `gradnet-impl-dncnn`, narrow and briefly trained, is {plain} what the slides print for their "
+        f"whole network, and {clipped} once it is trained on clipped noise, as theirs was."
     )
 
 
@@ -190,8 +205,8 @@ def _describe_oracle(groups: dict[str, Group]) -> str:
     if not _exchange(groups, ("gradnet-impl-oracle", "clean"), ("gradnet-impl-dncnn", "own")):
         return ""
     return (
-        "Nobody has the clean image's gradient: its line is the most that a better naive denoiser could bring, in so "
-        "short a training at this width."
+        "Nobody has the clean image's gradient: its line shows what a perfect naive denoiser would bring, in so short "
+        "a training at this width."
     )
 
 
@@ -206,8 +221,8 @@ def _describe_levels(groups: dict[str, Group]) -> str:
     if not gains:
         return ""
     return (
-        "On clipped noise with a level for every value, a network that was trained on it differs from one that "
-        f"was trained on one level for a patch by {' and '.join(gains)}."
+        "On clipped noise with a level for every value, a network that was trained on such noise differs from one that "
+        f"was trained with one level for a patch by {' and '.join(gains)}."
     )
 
 
@@ -251,9 +266,9 @@ def describe_reason(study: Study) -> str:
         return f"{' and '.join(each)} (`{name}`)"
 
     form = _describe_form(groups)
-    return f"""*The noise of the test is not that of the training.* The slides' DnCNN saw clipped noise with a
-level of its own for every value, and was tested on noise of one level that is not clipped; GradNet itself was trained
-in the same way. What each step changes:
+    return f"""*The noise of the test is not that of the training.* In training the slides' DnCNN
+saw clipped noise with a level of its own for every value; it was tested on unclipped noise of one level. Their GradNet
+was trained in the same way. What each step changes:
 
 - clipped in training, DnCNN: {change("gradnet-naive-clipped", "gradnet-naive-image-level")};
   GradNet: {change("gradnet-impl-clipped", "gradnet-impl-dncnn")};
@@ -264,18 +279,18 @@ in the same way. What each step changes:
 - half of each batch photographs with noise of their own, as in the slides' training (theirs were SIDD's):
   {change("gradnet-real-naive", "gradnet-naive")}.
 
-The same DnCNN with other first weights and without its inner biases changes by
+Other first weights and no inner biases change the same DnCNN by
 {change("gradnet-naive-image-level", "gradnet-naive")}: what is smaller than that proves little in a single training.
 
-*The two forms are not two ways to write the same.* The slides' form differs from the authors' in addition,
-normalisation, the squeeze of the attention, biases and first weights:
+*The two forms are not two ways to write the same network.* The slides' form differs from the authors' in five things:
+addition in place of concatenation, normalisation, the squeeze of the attention, biases and first weights.
 
 - addition: {change("gradnet-add", "gradnet-dncnn")};
-- after it each by itself, a squeeze to half of the channels: {change("gradnet-add-reduction-2", "gradnet-add")};
+- on top of it, each alone, a squeeze to half of the channels: {change("gradnet-add-reduction-2", "gradnet-add")};
   biases: {change("gradnet-add-bias", "gradnet-add")};
   first weights: {change("gradnet-add-first-weights", "gradnet-add")};
-- all three: {change("gradnet-impl-normalised", "gradnet-add")};
-- and no normalisation: {change("gradnet-impl-dncnn", "gradnet-impl-normalised")}.
+- these three together: {change("gradnet-impl-normalised", "gradnet-add")};
+- and then no normalisation: {change("gradnet-impl-dncnn", "gradnet-impl-normalised")}.
 
 {form}The authors begin their batch normalisation with small scales, which may need more steps than any network had
 here: this ranks brief trainings, and not the forms.
@@ -283,8 +298,8 @@ here: this ranks brief trainings, and not the forms.
 *A gradient may say nothing.* The noisy image's own gradient is mostly that of the noise. Against no gradient at all it
 changes the authors' form by {change("gradnet-noisy", "gradnet-none")}, and that of the slides by
 {change("gradnet-impl-noisy", "gradnet-impl-none")}, although it makes the network larger. So the table at the head of
-this chapter says what fusion is worth against both neighbours: the network without a gradient, which is smaller, and
-the one with its input's own, which is as large, and which that gradient may mislead."""
+this chapter holds fusion against both neighbours: the network without a gradient, which is smaller, and the one that
+reads the gradient of its own input, which is as large but may be misled by it."""
 
 
 def describe_fusion(study: Study) -> str:
@@ -294,9 +309,9 @@ def describe_fusion(study: Study) -> str:
         return ""
     ours, none, noisy = (groups[f"gradnet-impl-{kind}"] for kind in ("dncnn", "none", "noisy"))
     return (
-        f"A gradient is worth {_gain(ours, none)} at sigma {_name_levels()} against the slides' network without one, "
-        f"which is smaller, and {_gain(ours, noisy)} against one of its size that reads its own input's: no source "
-        "prints this."
+        f"Reading a gradient is worth {_gain(ours, none)} at sigma {_name_levels()} against the slides' network "
+        f"without one, which is smaller, and {_gain(ours, noisy)} against one of its size that reads the gradient of "
+        "its own noisy input: no source prints this."
     )
 
 
@@ -322,7 +337,7 @@ def _describe_form(groups: dict[str, Group]) -> str:
     }
     signs = {gain.sign for gain in gained}
     concluded = meaning.get(signs.pop(), "") if len(signs) == 1 else ""
-    return f"All together, the slides' form is {each} against the authors'. {concluded}"
+    return f"As a whole, the slides' form is {each} against the authors'. {concluded}"
 
 
 def list_levels(group) -> set[float]:

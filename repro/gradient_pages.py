@@ -76,7 +76,7 @@ def describe_suspects(study: Study) -> str:
         return NOT_YET
     levels = " and ".join(f"{level:g}" for level in LEVELS)
     caption = (
-        f"PSNR in dB on Kodak24 at sigma {levels}, for noise as it is / clipped, and what one change does, with 95 % "
+        f"PSNR in dB on Kodak24 at sigma {levels}, for unclipped / clipped noise, and what one change does, with 95 % "
         "intervals"
     )
     return render_rows(caption, columns)
@@ -165,13 +165,13 @@ def _compare_factors(scenes: pd.DataFrame) -> str:
     if "sidd_samples" in by_set:
         needed = by_set["sidd_samples"]
         told.append(
-            f"On the blocks at hand of SIDD, the set that the slides report, a factor of {needed:.1f} would do: five "
-            f"tells BM3D {5 / needed:.1f} times the true level."
+            f"On the blocks at hand of SIDD, the set that the slides report, a factor of {needed:.1f} would do: with "
+            f"five, BM3D is told {5 / needed:.1f} times the true level."
         )
     both = scenes[scenes["sensor"] != ""].groupby(["sensor", "dataset"])["factor"].mean().unstack().dropna()
     for sensor, row in both.iterrows():
         each = " and ".join(f"{row[name]:.1f} on {name}" for name in both.columns)
-        told.append(f"Nor does the sensor decide: for the same {sensor} it is {each}.")
+        told.append(f"Nor does the sensor decide the factor: for the same {sensor} it is {each}.")
     polyu = scenes.loc[scenes["dataset"] == "polyu", "factor"]
     if len(polyu):
         told.append(f"From scene to scene of PolyU it goes from {polyu.min():.1f} to {polyu.max():.1f}.")
@@ -203,12 +203,12 @@ def describe_gradients(study: Study) -> str:
     head = ("network", "sigma", "PSNR as trained", *gradients.KINDS[1:])
     where = f"central {gradients.SIDE}x{gradients.SIDE} pixels of the photographs of Kodak24"
     table = _table(
-        f"Change of PSNR in dB by another gradient than the trained one, with 95 % intervals; {where}", head, body
+        f"Change of PSNR in dB by a gradient other than that of the training, with 95 % intervals; {where}", head, body
     )
     return (
-        f"{table}\n\nNetworks that get worse at every level when given no gradient: {missed} of {measured}; so "
-        "many read theirs. The mean gradient loss, and what is left of it after a second division, by the slides' "
-        f"batch: {'; '.join(losses)}."
+        f"{table}\n\nNetworks that get worse at every level when given no gradient, and so read theirs: {missed} of "
+        f"{measured}. The mean gradient loss, and what is left of it after a second division by the slides' batch "
+        f"size: {'; '.join(losses)}."
     )
 
 

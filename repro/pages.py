@@ -59,7 +59,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "seeds": lambda: describe_seeds(study),
         "sadnet_result": lambda: describe_result(settled, study),
         "sadnet_shortfall": lambda: describe_shortfall(
-            study, "How brief is it?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The authors' code's"
+            study, "How brief is it?", "sadnet-colour-50*", "sadnet-colour-50-paper", "The published code's"
         ),
         "gradnet_shortfall": lambda: describe_shortfall(
             study, "How brief is it?", "gradnet-impl-dncnn", "gradnet-impl-paper", "The slides'"
@@ -232,8 +232,8 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
     missed = beside[(beside["word"] == NOT_REPRODUCED) & beside["high"].notna()]
     also = ""
     for rows, told in (
-        (missed[missed["high"] < 0], "this one is not"),
-        (missed[missed["high"] >= 0], "of this one that cannot be told"),
+        (missed[missed["high"] < 0], "ours is not"),
+        (missed[missed["high"] >= 0], "of ours that cannot be told"),
     ):
         names = [variant.removeprefix("over ") for variant in rows["variant"]]
         differences = [f"{difference:+.2f} dB" for difference in rows["difference"]]

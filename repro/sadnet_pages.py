@@ -65,9 +65,10 @@ def describe_ablation(settled: pd.DataFrame, study: Study, folder: Path) -> str:
     steps = " or ".join(f"{count:,}" for count in sorted({groups[STATES[state]].first["steps"] for state in states}))
     return (
         f"```{{image}} _generated/sadnet_ablation.png\n:alt: Gains over the network with none of the parts: {told}.\n"
-        f"```\n\nThe states of the paper's ablation study after {steps} steps each, with 95 % intervals; the printed "
-        "gains are those of its whole training. Where each was trained once, a small step may be the chance of a seed: "
-        f"it is a hint.\n\n{_describe_steps(settled, printed)}"
+        "```\n\nThe networks of the paper's ablation study, with none, some or all of the parts, after "
+        f"{steps} steps each, with 95 % intervals; the printed gains are those of the paper's whole training. Where "
+        "each was trained once, a small step may be due to the seed: it is a hint.\n\n"
+        f"{_describe_steps(settled, printed)}"
     )
 
 
@@ -172,13 +173,13 @@ def describe_curves(study: Study, folder: Path) -> str:
         for record in runs
         if record["threads"] > 1 or record.settings["precision"] != "32"
     ]
-    apart = f" All on one thread in float32, but {', '.join(others)}." if others else ""
+    apart = f" All ran on one thread in float32, except {', '.join(others)}." if others else ""
     alt = f"Learning curves of {len(curves)} runs; {best} ends highest, at {ends[best]:.2f} dB."
     return (
         f"```{{image}} _generated/sadnet_curve.png\n:alt: {alt}\n```\n\n"
-        "PSNR on photographs kept out of training (of the training set, no test images), against hours of "
-        f"training, in some of which the machine did other work too.{apart} Of the short runs, the reference and the "
-        "recipe that ends highest."
+        "PSNR on photographs of the training set that are kept out of training (no test images), against hours of "
+        f"training; in some of these hours the machine did other work too.{apart} Of the short runs only the reference "
+        "and the recipe that ends highest are shown."
     )
 
 
@@ -273,7 +274,7 @@ def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experim
         return told
     caption += (
         ". Colour, sigma 50; validation on photographs kept out of training; Kodak24 with noise that is "
-        "not clipped, differences image by image with 95 % intervals; minutes with whatever else the machine was doing"
+        "not clipped, differences image by image with 95 % intervals; minutes include what else the machine was doing"
     )
     return f"{render_rows(caption, columns)}\n\n{told}"
 

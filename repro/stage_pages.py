@@ -98,9 +98,9 @@ def _show_step(about: dict, table: pd.DataFrame) -> str:
         f"{about['device'].removeprefix('cpu ')}; the floor is the time of the multiply-accumulates alone"
     )
     told = (
-        f"The last four columns are shares of the step's time. With pictures laid out pixel by pixel and activations "
-        f"in place a step takes {after['seconds']:.1f} s, where it took {before['seconds']:.1f} s. The many means and "
-        f"maxima of the attention branches take {before['share_reductions']:.0%} before and "
+        f"The last four columns are shares of the step's time. With pictures laid out pixel by pixel (channels last) "
+        f"and activations in place a step takes {after['seconds']:.1f} s instead of {before['seconds']:.1f} s. The "
+        f"many means and maxima of the attention branches take {before['share_reductions']:.0%} before and "
         f"{after['share_reductions']:.0%} after. Recomputation costs "
         f"{rows.loc['checkpointing', 'seconds'] / after['seconds'] - 1:.0%} more time and needs "
         f"{rows.loc['checkpointing', 'peak_memory_mib'] / after['peak_memory_mib']:.0%} of the memory; bf16 takes "
@@ -155,7 +155,7 @@ def describe_stages(study: Study, folder: Path) -> str:
     plots.save(figure, folder / "scaoednet_stages.png")
     alt = (
         "Above, a noisy photograph and the image after each stage, with its PSNR; below, the true noise map and that "
-        "of each stage, in gray levels. Only the last image was trained, so that earlier ones may have odd colours."
+        "of each stage, in gray levels. Only the last image enters the loss, so earlier ones may have odd colours."
     )
     return f"{shown}\n\n```{{image}} _generated/scaoednet_stages.png\n:alt: {alt}\n```\n\n{alt}"
 
@@ -188,7 +188,7 @@ def describe_parts(study: Study) -> str:
             waiting.append(f"`{experiment.name}`")
             continue
         neighbour = groups.get(NEIGHBOURS.get(experiment.name, ""))
-        beside = f"; beside it {neighbour.first['variant']}" if neighbour else ""
+        beside = f"; compared with {neighbour.first['variant']}" if neighbour else ""
         cells = [f"{experiment.variant}{beside}"]
         for column, digits in (("psnr_db", 2), ("noise_map_l1_255", 2)):
             own, other = (_find_last_stage(side, column) for side in (group, neighbour))
@@ -200,14 +200,14 @@ def describe_parts(study: Study) -> str:
         body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
     if not body:
         return NOT_YET
-    against = "against the one beside it"
+    against = "difference"
     titles = ("network", "image, dB", against, "map, gray levels", against, *REAL)
     head = "".join(f"<th>{title}</th>" for title in titles)
     told = f"\n\nStill to be run: {', '.join(waiting)}." if waiting else ""
     return (
         '<div class="study-table"><table class="study"><caption>The last stage on kodak24 with signal-dependent noise, '
         f"and PSNR in dB on photographs with real noise ({', '.join(REAL)}). A smaller error of the map is better. A "
-        "network and the one beside it differ in one thing; intervals are of 95 %</caption>"
+        "network and the one that it is compared with differ in one thing; intervals are of 95 %</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{told}"
     )
 

@@ -177,7 +177,7 @@ def test_every_training_of_a_network_counts_where_gradients_are_exchanged(make):
     assert verdict.difference == pytest.approx(0.3) and verdict.evidence == "b-seed0 b-seed1"
     assert (verdict.low, verdict.high) == pytest.approx((0.2, 0.4)), "over trainings: the images agree"
     page = gradient_pages.describe_gradients(Study(LEDGER, EXPERIMENTS, seeds))
-    assert "+0.300 [+0.200, +0.400]" in page and "given no gradient: 1 of 1;" in page
+    assert "+0.300 [+0.200, +0.400]" in page and "given no gradient, and so read theirs: 1 of 1." in page
 
 
 @pytest.mark.parametrize(

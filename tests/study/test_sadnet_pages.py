@@ -132,7 +132,7 @@ def test_the_headline_names_the_methods_that_are_ahead_and_no_state_of_the_ablat
     study = Study(LEDGER, EXPERIMENTS, [ours, *others, *states])
     headline = pages.describe_headline(LEDGER.join(settle_all(study).drop(columns="id")), study)
     assert headline.count("29.00 dB") == 1 and "at the cpu budget **29.00 dB**, 0.64 dB below the printed" in headline
-    assert "ahead of DnCNN and FFDNet, too; this one is not (-0.10 dB and -0.10 dB, image by image)" in headline
+    assert "ahead of DnCNN and FFDNet, too; ours is not (-0.10 dB and -0.10 dB, image by image)" in headline
     assert pages._enumerate(["a", "b", "c"]) == "a, b and c" and pages._enumerate(["a"]) == "a"
 
 
@@ -142,8 +142,8 @@ def test_the_headline_tells_what_is_behind_from_what_cannot_be_told(make_record)
     ahead = make_record("ahead", 29.1 + SPREAD, method="ffdnet", steps=0)
     study = Study(LEDGER, EXPERIMENTS, [ours, level, ahead])
     headline = pages.describe_headline(LEDGER.join(settle_all(study).drop(columns="id")), study)
-    assert "ahead of FFDNet, too; this one is not (-0.10 dB, image by image)" in headline
-    assert "ahead of DnCNN, too; of this one that cannot be told (-0.01 dB, image by image)" in headline
+    assert "ahead of FFDNet, too; ours is not (-0.10 dB, image by image)" in headline
+    assert "ahead of DnCNN, too; of ours that cannot be told (-0.01 dB, image by image)" in headline
 
 
 def test_what_ours_has_seen_is_told_in_pixels_of_what_is_published(make_record):

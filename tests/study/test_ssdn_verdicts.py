@@ -306,7 +306,7 @@ def test_conventions_are_compared_with_the_first_evaluation_of_the_same_images(m
     assert list(towards.values()) == [0.01, 0.5, 0.25], "what the original does and the report does not counts reversed"
     assert "+0.10 dB from the authors' check value on BSD300 and -0.33 dB on Kodak" in page
     assert "noise clipped, +0.50 dB; padded by reflection, then noise, 3 draws of the noise by the original, +" in page
-    assert "The first of these would do so by itself, for which +0.10 dB are enough, and would explain all 0.43" in page
+    assert "The first of these would do so by itself, since +0.10 dB are enough, and would explain all 0.43" in page
 
 
 def test_another_choice_of_images_is_not_paired(make):
