@@ -327,10 +327,15 @@ def _show_joint(comparison: Comparison, points: dict[str, Disagreement]) -> str:
 def _show_effect(effect: Effect, points: dict[str, Disagreement]) -> str:
     images = _count(effect.interval.count, "image")
     whose = "for scale, as no source does it: " if effect.comparison.ours_only else ""
+    sides = {record.name: record for group in (effect.first, effect.second) for record in group.records}
+    lost = [] if effect.same_network else [name for name, record in sides.items() if record.ran_away]
+    away = (
+        f'<div class="why">in the training of {escape(", ".join(lost))} sampling points ran away</div>' if lost else ""
+    )
     return (
         f"{PART}{whose}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: "
         f"{escape(effect.comparison.change)}"
-        f'<div class="why">{images}; {escape(effect.runs)}</div>{_show_joint(effect.comparison, points)}</div>'
+        f'<div class="why">{images}; {escape(effect.runs)}</div>{away}{_show_joint(effect.comparison, points)}</div>'
     )
 
 

@@ -192,9 +192,9 @@ def describe_runaways(study: Study) -> str:
         record.name: (record, offsets)
         for group in study.groups
         for record in group.records
-        if record["method"] == "sadnet" and (offsets := _largest_offsets(record)) is not None
+        if record["method"] == "sadnet" and (offsets := record.largest_offsets) is not None
     }
-    ran = {name: (record, o) for name, (record, o) in drifts.items() if o.max() > record.settings["patch"]}
+    ran = {name: (record, o) for name, (record, o) in drifts.items() if record.ran_away}
     quiet = [offsets.max() for name, (_, offsets) in drifts.items() if name not in ran]
     highest = f"{ceil(10 * max(quiet)) / 10:g}" if quiet else ""
     within = f"the mean offset of every scale stays below {highest} of its positions throughout" if quiet else ""
@@ -235,13 +235,6 @@ def describe_other_levels(study: Study) -> str:
                     f"a difference of {compare(*values).signed()} dB."
                 )
     return " ".join(lines)
-
-
-def _largest_offsets(record: Record) -> pd.Series | None:
-    """The mean absolute offset of the scale where it is largest, by step; None without such a curve."""
-    curve = record.curve
-    columns = [] if curve is None else [name for name in curve if name.startswith("offset_")]
-    return curve.set_index("step")[columns].dropna().max(axis=1) if columns else None
 
 
 def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experiment], bool]) -> str:

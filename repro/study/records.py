@@ -83,6 +83,20 @@ class Record:
         """The training curve, or None where nothing was trained."""
         return self._find_table("curve")
 
+    @property
+    def largest_offsets(self) -> pd.Series | None:
+        """Of a SADNet the mean absolute offset of the scale where it is largest, by step of the training, in positions
+        of that scale and on the photographs kept out of training; None without such a curve."""
+        columns = [] if self.curve is None else [name for name in self.curve if name.startswith("offset_")]
+        return self.curve.set_index("step")[columns].dropna().max(axis=1) if columns else None
+
+    @property
+    def ran_away(self) -> bool:
+        """Whether sampling points ran away: a mean offset became larger than the side of the training patches. A point
+        out there reads zeros wherever it moves, so that no gradient brings it back."""
+        offsets = self.largest_offsets
+        return offsets is not None and bool(offsets.max() > self.settings["patch"])
+
     @cached_property
     def offsets(self) -> pd.DataFrame | None:
         """The sampling points per image, scale and region, or None where they were not measured."""

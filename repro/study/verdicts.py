@@ -226,12 +226,13 @@ class Study:
     @cached_property
     def seed_spread(self) -> dict[str, tuple[float, str]]:
         """Method -> how far trainings of one network are apart at most that differ in nothing but the seed, in dB of
-        the mean on its first test, and the experiment that this is of."""
+        the mean on its first test, and which experiment and test that are."""
         spreads: dict[str, tuple[float, str]] = {}
         for group in self.groups:
             if group.trained and len(group.records) > 1:
-                means = group.per_seed(group.first["evaluations"][0]["name"]).mean()
-                found = (float(means.max() - means.min()), group.first["experiment"])
+                test = group.first["evaluations"][0]["name"]
+                means = group.per_seed(test).mean()
+                found = (float(means.max() - means.min()), f"{group.first['experiment']} on {test}")
                 spreads[group.first["method"]] = max(found, spreads.get(group.first["method"], found))
         return spreads
 
@@ -252,6 +253,10 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
     verdict = _settle(claim, study)
     if small := _find_hint(claim, verdict, study):
         verdict = replace(verdict, reason=f"{verdict.reason} {small}: {HINT}")
+    if lost := [record.name for record in study.records if record.name in verdict.evidence.split() and record.ran_away]:
+        verdict = replace(
+            verdict, reason=f"{verdict.reason} In the training of {', '.join(lost)} sampling points ran away."
+        )
     if verdict.word != NOT_TESTABLE and not verdict.command:  # it was computed just now, from no record
         return replace(verdict, command="repro claims --write")
     if verdict.command.startswith("repro campaign") and not verdict.waits_for:  # its record is not in the way there

@@ -7,7 +7,7 @@ import pandas as pd
 
 from repro import pages, sadnet_pages
 from repro.study import claims, experiments, records
-from repro.study.verdicts import Study, settle_all
+from repro.study.verdicts import Study, settle, settle_all
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 SPREAD = np.linspace(-3, 3, 24)
@@ -95,6 +95,17 @@ def test_sampling_points_that_ran_away_are_told_from_the_others(make_record):
     assert text.endswith(f"In the other 1 run of SADNet {within.format('0.7')}.")
     text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, edge]))
     assert text == f"In 2 runs of SADNet {within.format('64')}: no sampling points ran away."
+
+
+def test_a_verdict_says_that_the_sampling_points_of_its_network_ran_away(make_record):
+    claim = LEDGER.loc["001-t3-kodak24-50-sadnet"]
+    for largest, told in ((64.5, True), (63.0, False)):
+        record = drift(
+            make_record, f"run{largest}", [0.5, largest, 12.0], [24.0, 23.0, 23.5], lr=2e-3, clip=False, loss="l2"
+        )
+        verdict = settle(claim, Study(LEDGER, EXPERIMENTS, [record]))
+        assert verdict.evidence == f"run{largest}-seed0" and record.ran_away == told
+        assert verdict.reason.endswith(f"In the training of run{largest}-seed0 sampling points ran away.") == told
 
 
 def test_a_network_at_a_foreign_level_stands_beside_one_trained_for_it(make_record):

@@ -100,7 +100,7 @@ def test_what_a_seed_was_seen_to_change_is_a_hint(make_record):
     verdict = settled(claim, ours, other, *seeds)
     assert verdict.word == DIRECTION
     assert verdict.reason.endswith(
-        f"the 0.35 dB between trainings of twice, by a network that was trained once: {HINT}"
+        f"the 0.35 dB between trainings of twice on kodak24-15, by a network that was trained once: {HINT}"
     )
     ahead = make_record("ahead", RIDNET + 0.4 + SPREAD)
     assert HINT not in settled(claim, ahead, other, *seeds).reason
