@@ -312,7 +312,7 @@ def draw_gains(rows: pd.DataFrame, label: str) -> Figure:
 
     ``rows``: columns state, printed, mean, low, high, from top to bottom. ``label`` names the axis.
     """
-    figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(NARROW_IN, 0.9 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     place = np.arange(len(rows))
     error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())

@@ -58,9 +58,7 @@ def describe_ablation(settled: pd.DataFrame, study: Study, folder: Path) -> str:
     drawn["printed"] = [printed[state] - printed["none"] for state in gains]
     for side in ("mean", "low", "high"):
         drawn[side] = [getattr(gain, side) for gain in gains.values()]
-    plots.save(
-        plots.draw_gains(drawn, "gain over the network with none of the parts, dB"), folder / "sadnet_ablation.png"
-    )
+    plots.save(plots.draw_gains(drawn, "gain over none of the parts, dB"), folder / "sadnet_ablation.png")
     told = "; ".join(f"{row.state} {row.mean:+.2f} dB, printed {row.printed:+.2f}" for row in drawn.itertuples())
     steps = " or ".join(f"{count:,}" for count in sorted({groups[STATES[state]].first["steps"] for state in states}))
     return (
@@ -80,7 +78,7 @@ def _describe_steps(settled: pd.DataFrame, printed: pd.Series) -> str:
         added = first
         if second != "none":
             (added,) = set(first.replace("full", ALL).split("+")) - set(second.split("+"))
-        interval = f" [{claim['low']:+.2f}, {claim['high']:+.2f}]" if pd.notna(claim["low"]) else ""
+        interval = f" [{claim['low']:+.2f},\N{NO-BREAK SPACE}{claim['high']:+.2f}]" if pd.notna(claim["low"]) else ""
         cells = (
             name_state(added),
             name_state(second),

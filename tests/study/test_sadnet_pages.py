@@ -62,7 +62,9 @@ def test_the_ablation_study_stands_beside_the_printed_one(make_record, tmp_path)
     text = sadnet_pages.describe_ablation(settled, study, tmp_path)
     assert (tmp_path / "sadnet_ablation.png").stat().st_size > 1000
     assert "RSAB +0.30 dB, printed +0.50; RSAB and offset transfer +0.25 dB, printed +0.54" in text
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", text)]
+    rows = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", text.replace("\xa0", " "))
+    ]
     assert [row[:4] for row in rows] == [
         ["RSAB", "none of them", "+0.50", "+0.30 [+0.30, +0.30]"],
         ["RSAB", "context block", "+0.48", "–"],
