@@ -17,32 +17,32 @@ from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, 
 FINDINGS = {
     "SADNet": {
         "001-t3-kodak24-50-sadnet": "PSNR at sigma 50",
-        "001-order-kodak24-50-over-dncnn": "ahead of DnCNN at 50",
-        "001-order-kodak24-50-over-ffdnet": "ahead of FFDNet at 50",
-        "001-order-kodak24-30-over-ffdnet": "ahead of FFDNet at 30",
-        "001-order-kodak24-70-over-ffdnet": "ahead of FFDNet at 70",
+        "001-order-kodak24-50-over-dncnn": "above DnCNN at 50",
+        "001-order-kodak24-50-over-ffdnet": "above FFDNet at 50",
+        "001-order-kodak24-30-over-ffdnet": "above FFDNet at 30",
+        "001-order-kodak24-70-over-ffdnet": "above FFDNet at 70",
         "001-order-ablation-full-over-none": "all three parts help",
         "001-order-ablation-full-over-rsab-transfer": "adding the context block",
         "001-direction-kernels-extend-along-edges": "kernels along edges everywhere",
     },
     "SSDN": {
         "002-t1-kodak-ssdn-known": "PSNR at sigma 25",
-        "002-direction-better-than-self-supervised-kodak": "ahead of N2V",
-        "002-order-kodak-known-over-cbm3d": "ahead of CBM3D",
+        "002-direction-better-than-self-supervised-kodak": "above N2V",
+        "002-order-kodak-known-over-cbm3d": "above CBM3D",
         "002-direction-matches-at-best-kodak": "never above N2C",
         "002-direction-clipping-defeats-estimation": "clipping defeats estimating sigma",
     },
     "GradNet": {
         "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR at sigma 50",
-        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "ahead of its DnCNN",
+        "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "above its DnCNN",
         "003-direction-kodak24-50-exchanged-gradients": "BM3D's gradients change nothing",
         "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without mixup",
     },
     "ScaoedNet": {
-        "004-order-blocks-16-over-4": "16 blocks ahead of 4",
+        "004-order-blocks-16-over-4": "16 blocks above 4",
         "004-order-fsm-dem-over-fsm-no-dem": "DEM helps beside FSM",
         "004-order-no-fsm-dem-over-no-fsm-no-dem": "DEM helps alone",
-        "004-order-stages-5-over-1": "5 stages ahead of 1",
+        "004-order-stages-5-over-1": "5 stages above 1",
         "004-order-nfae-over-none": "nearer noise map with NFAE",
         "004-t2-sidd-validation-scaoednet-psnr": "PSNR on SIDD",
     },
@@ -50,7 +50,7 @@ FINDINGS = {
 """Of each method, claims that say what it is about: ids of the ledger, and what they state in few words."""
 
 GAPS = {
-    "002-direction-matches-at-best-kodak": "after equal steps",
+    "002-direction-matches-at-best-kodak": "equal steps",
     "002-direction-clipping-defeats-estimation": "our start:",
     "003-direction-kodak24-50-exchanged-gradients": "here",
 }

@@ -50,7 +50,7 @@ def test_a_verdict_that_changes_moves_its_claim(settled):
         settled.loc[name, "word"] = word
         sentence = read(front_page.describe_findings(settled, "SADNet"))
         parts = dict(part.split(": ", 1) for part in sentence.split(": ", 1)[1].rstrip(".").split("; "))
-        assert [key for key, told in parts.items() if "ahead of DnCNN" in told] == [word]
+        assert [key for key, told in parts.items() if "above DnCNN" in told] == [word]
 
 
 def test_numbers_are_those_of_the_verdict(settled):
@@ -58,10 +58,10 @@ def test_numbers_are_those_of_the_verdict(settled):
     settled.loc[value, "ours"], settled.loc[ordering, "difference"] = 12.341, -6.789
     text = read(front_page.describe_findings(settled, "SADNet")).replace(front_page.NO_BREAK, " ")
     assert f"printed {settled.loc[value, 'value']} dB, ours 12.34 dB" in text
-    assert "ahead of FFDNet at 50 (−6.79 dB)" in text
+    assert "above FFDNet at 50 (−6.79 dB)" in text
     settled.loc[value, "ours"], settled.loc[ordering, "difference"] = float("nan"), float("nan")
     text = read(front_page.describe_findings(settled, "SADNet")).replace(front_page.NO_BREAK, " ")
-    assert f"(printed {settled.loc[value, 'value']} dB)" in text and "ahead of FFDNet at 50 (see there)" in text
+    assert f"(printed {settled.loc[value, 'value']} dB)" in text and "above FFDNet at 50 (see there)" in text
 
 
 def test_the_sentences_are_short(settled):
