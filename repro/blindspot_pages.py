@@ -39,24 +39,31 @@ BOX_PX = (0, 104, 256, 256)  # top, left, height and width of the part that is s
 
 
 def describe_table(settled: pd.DataFrame) -> str:
-    """Table 1 of document 002 with this study's values."""
+    """Table 1 of document 002 with this study's values: a line for each method, a column for each set."""
     rows = ledger.find(settled, source="002", table="Table 1")
-    columns: dict[str, list[str]] = {name: [] for name in ("method", "images", "printed", "ours", "verdict", "why")}
-    for _, claim in rows.iterrows():
-        name = f"{claim['method']} ({claim['variant']})" if claim["variant"] else claim["method"]
-        cells = (
-            escape(name), escape(claim["dataset"]), escape(claim["value"]), pages._decibels(claim["ours"]),
-            pages.show_verdict(claim["word"]), escape(claim["reason"]),
-        )  # fmt: skip
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(cell)
+    columns: dict[str, list[str]] = {name: [] for name in ("method", *rows["dataset"].unique())}
+    for (method, variant), group in rows.groupby(["method", "variant"], sort=False):
+        trainings = max(len(str(evidence).split()) for evidence in group["evidence"])
+        note = f'<div class="why">mean of {trainings} trainings</div>' if trainings > 1 else ""
+        columns["method"].append(f"{escape(f'{method} ({variant})' if variant else method)}{note}")
+        for _, claim in group.iterrows():
+            columns[claim["dataset"]].append(_show_cell(claim))
     copied = rows[rows["attributed_to"].isin(ledger.CITED)]
     origins = [
         f"{escape(method)}'s are copied from {escape(ledger.CITED[source])}"
         for method, source in dict.fromkeys(zip(copied["method"], copied["attributed_to"], strict=True))
     ]
     printed = f"; of the printed values {' and '.join(origins)}" if origins else ""
-    return pages.render_rows(f"Mean PSNR in dB, colour, sigma 25{printed}", columns)
+    caption = f"Mean PSNR in dB, colour, sigma 25; each verdict leads to its reason{printed}"
+    return pages.render_rows(caption, columns)
+
+
+def _show_cell(claim: pd.Series) -> str:
+    """Ours beside the printed value, and the verdict, which leads to its claim in the ledger."""
+    verdict = f'<a href="ledger.html#{claim["id"]}">{pages.show_verdict(claim["word"])}</a>'
+    if pd.isna(claim["ours"]):
+        return f'printed {escape(claim["value"])}<br>{verdict}<div class="why">{escape(claim["reason"])}</div>'
+    return f"<b>{claim['ours']:.2f}</b>, printed {escape(claim['value'])}<br>{verdict}"
 
 
 def describe_spread(study: Study, folder: Path) -> str:
@@ -79,20 +86,38 @@ def describe_spread(study: Study, folder: Path) -> str:
     )
 
 
+STATED = {
+    "better than N2V": "SSDN is better than N2V",
+    "learns faster than N2V per iteration": "SSDN learns faster than N2V, iteration by iteration",
+    "learns faster than N2V per hour": "SSDN learns faster than N2V by the hour, which the report calls unclear",
+    "at best matches N2C": "SSDN at best matches N2C, which is trained on clean images",
+    "trains like N2C": "With sigma unknown SSDN trains like N2C",
+    "little difference to the eye": "To the eye SSDN and N2C hardly differ",
+    "known over CBM3D": "With sigma known SSDN exceeds CBM3D",
+    "expected trends": "The methods come in the expected order",
+    "002-s5-average-expected": "With sigma known, {value} dB are expected on average over both sets",
+    "002-s5-average-known": "With sigma known, {value} dB are reached on average over both sets",
+    "002-s5-loss-to-original": "The report's average with sigma known is {value} dB below the original's",
+    "002-s5-tenth-of-training": "It was trained for {value} of the original's iterations",
+    "further training increases PSNR": "Further training would increase PSNR",
+    "002-s4-bsd300-range": "Trained for levels from 25 to 50, SSDN has {value} dB on BSD300",
+    "clipping lowers PSNR, sigma known": "Clipped noise lowers PSNR where sigma is known",
+    "clipping defeats estimation": "With clipped noise sigma cannot be estimated",
+    "estimation needs the zeroed last layer": "Unless the estimator's last layer begins with zeros, training fails",
+    "002-s5-time-factor": "An iteration of SSDN takes {value} times as long as one of N2V",
+    "002-s5-size-factor": "The network of SSDN is {value} times as large as N2V's",
+    "original drops in validation": "The original's program loses PSNR in validation after a while",
+    "trains as the original": "The report's training follows that of the original's program",
+}
+"""What document 002 states outside its table, by the variant or the id of a claim."""
+
+
 def describe_statements(settled: pd.DataFrame) -> str:
     """What document 002 states in words, with verdicts."""
     stated = ledger.find(settled, source="002")
     shown = ledger.STATEMENTS | {"size_ratio", "time_ratio", "psnr_loss", "iterations_ratio"}
     stated = stated[stated["metric"].isin(shown) | ((stated["metric"] == "psnr") & (stated["table"] != "Table 1"))]
-    items = []
-    for _, claim in stated.iterrows():
-        where = f", {claim['dataset']}" if claim["dataset"] else ""
-        what = f"{claim['method']}, {claim['variant'] or claim['metric'].replace('_', ' ')}{where}"
-        if claim["metric"] not in ledger.STATEMENTS:
-            metric = "PSNR" if claim["metric"] == "psnr" else claim["metric"].replace("_", " ")
-            what += f": {metric} {claim['value']} {claim['unit']}".rstrip()
-        items.append(f"- {escape(what)}. {pages.show_verdict(claim['word'])}: {escape(claim['reason'])}")
-    return "\n".join(items)
+    return pages.list_statements(stated, STATED)
 
 
 def describe_curves(study: Study, folder: Path) -> str:

@@ -9,10 +9,10 @@ from html import escape
 import pandas as pd
 
 from repro.fusion_pages import describe_fusion
-from repro.pages import KINDS, PAPERS, count_costs, describe_answer, name_unit, show_verdict
+from repro.pages import KINDS, PAPERS, count_costs, describe_answer, describe_trust, name_unit, show_verdict
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
 FINDINGS = {
     "SADNet": {
@@ -149,11 +149,9 @@ def _describe_numbers(claim: pd.Series) -> str:
         if claim["id"] in SIDES and pd.notna(claim["difference"]):
             return f"{abs(claim['difference']):.2f}{unit} {SIDES[claim['id']][claim['difference'] < 0]}"
         label = f"{GAPS[claim['id']]} " if claim["id"] in GAPS else ""
-        hint = ", a hint" if HINT in claim["reason"] else ""
-        hint = ", within chance" if claim["low"] <= 0 <= claim["high"] else hint
         scales = re.match("Holds at ([^.]*)", claim["reason"])
         elsewhere = scales[1] if scales else "see there"
-        return f"{label}{sign}{unit}{hint}" if unit and pd.notna(claim["difference"]) else elsewhere
+        return f"{label}{sign}{unit}{describe_trust(claim)}" if unit and pd.notna(claim["difference"]) else elsewhere
     printed = f"printed {'about ' if claim['approx'] else ''}{claim['value']}{unit}"
     digits = max(2 if claim["unit"] == "dB" else 1, len(claim["value"].partition(".")[2]))
     return printed if pd.isna(claim["ours"]) else f"{printed}, ours {claim['ours']:.{digits}f}{unit}"

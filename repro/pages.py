@@ -22,7 +22,7 @@ from repro.study import claims as ledger
 from repro.study import experiments, tables, verdicts
 from repro.study.statistics import LEVEL
 from repro.study.tables import CLASSES
-from repro.study.verdicts import NOT_REPRODUCED, REPRODUCED, WORDS, Study
+from repro.study.verdicts import HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
 KINDS = {
     "quality and cost": ledger.OUTCOMES,
@@ -353,6 +353,33 @@ def render_rows(caption: str, columns: dict[str, list[str]], untested: list[bool
     )
 
 
+def list_statements(claims: pd.DataFrame, sentences: dict[str, str]) -> str:
+    """What a source states, an item for each sentence; below, the sentences of which nothing could be tested.
+
+    ``claims``: some of the ledger with their verdicts. ``sentences``: the sentence by the claim's variant or id, in
+    the order in which they are told; ``{value}`` stands for what is printed. Claims that share a sentence stand in one
+    item, by their data sets. KeyError for a claim without a sentence.
+    """
+    places = {key: place for place, key in enumerate(sentences)}
+    keys = [variant if variant in sentences else name for name, variant in claims["variant"].items()]
+    told = [sentences[key].format(value=value) for key, value in zip(keys, claims["value"], strict=True)]
+    rows = claims.assign(told=told, place=[places[key] for key in keys]).sort_values("place", kind="stable")
+    tested, untested = [], []
+    for sentence, group in rows.groupby("told", sort=False):
+        reasons = {}
+        for _, claim in group.iterrows():
+            where = f"{claim['dataset']}: " if len(group) > 1 and claim["dataset"] else ""
+            reasons.setdefault(claim["word"], []).append(f"{where}{escape(claim['reason'])}")
+        if set(reasons) == {NOT_TESTABLE}:
+            untested.append(f"- *{escape(sentence, quote=False)}.* {' '.join(reasons[NOT_TESTABLE])}")
+        else:
+            stop = "." if len(group) > 1 else ":"
+            became = " ".join(f"{show_verdict(word)}{stop} {' '.join(why)}" for word, why in reasons.items())
+            tested.append(f"- *{escape(sentence, quote=False)}.* {became}")
+    parts = ["\n".join(tested), "What could not be tested:" if untested else "", "\n".join(untested)]
+    return "\n\n".join(part for part in parts if part)
+
+
 def describe_costs(settled: pd.DataFrame) -> str:
     """The paper's parameters and operations of SADNet beside ours."""
     rows = ledger.find(settled, source="001", table="Table 7", method="SADNet")
@@ -381,7 +408,11 @@ def describe_budgets(study: Study, *methods: str) -> str:
     ]
     if not rows:
         return "No run is finished yet."
-    return render_table(pd.DataFrame(rows), f"{methods[0]}-runs")
+    table = pd.DataFrame(rows)
+    alike = [name for name in ("budget", "device", "threads") if len(table) > 1 and table[name].nunique() == 1]
+    caption = ", ".join(f"{name} {table[name].iloc[0]}" for name in alike)
+    shown = table.drop(columns=alike)
+    return render_table(shown, f"{methods[0]}-runs", f"All runs: {caption}" if caption else "", csv=table)
 
 
 def describe_experiments(study: Study) -> str:
@@ -466,6 +497,20 @@ def _describe_spread(claim: pd.Series) -> str:
         low, high = (f"{bound:+.2f}" if abs(bound) >= 0.1 else f"{bound:+.2g}" for bound in bounds)
         told.append(f"{100 * LEVEL:.0f} % interval of the difference [{low}, {high}]{unit}")
     return "; ".join(told)
+
+
+def describe_difference(claim: pd.Series) -> str:
+    """``+0.29 [+0.23, +0.34] dB``, the difference that decides a statement, and how far it is to be trusted."""
+    unit = name_unit(claim)
+    mean, low, high = (f"{claim[name]:+.{2 if unit else 4}f}" for name in ("difference", "low", "high"))
+    return f"{mean} [{low}, {high}] {unit}".rstrip() + describe_trust(claim)
+
+
+def describe_trust(claim: pd.Series) -> str:
+    """``, within chance`` or ``, a hint`` after a difference that decides little, nothing after another."""
+    if claim["low"] <= 0 <= claim["high"]:
+        return ", within chance"
+    return ", a hint" if HINT in claim["reason"] else ""
 
 
 def name_unit(claim: pd.Series) -> str:

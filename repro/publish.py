@@ -18,6 +18,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from repro import files, forensic_pages, noise_pages, pages, rerun_pages, status_pages
 from repro.errors import ReproError
@@ -76,6 +77,7 @@ def execute(name: str, output: Path, **values: object) -> Path:
             kernel_name="python3",
             progress_bar=False,
             cwd=str(files.root()),
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # without it kernels warn of listeners
             store_widget_state=False,  # a page that holds widgets asks other hosts for the scripts that draw them
         )
     except PapermillExecutionError as error:

@@ -1,7 +1,6 @@
 """What the chapter on ScaoedNet shows: its verdicts, its stages as curves, and their pictures side by side."""
 
 import copy
-import re
 from html import escape
 from pathlib import Path
 
@@ -18,39 +17,111 @@ from repro.data.realistic import fixed_realistic_noise
 from repro.errors import ReproError
 from repro.metrics import psnr_db
 from repro.models.scaoednet import Estimate, ScaoedNet
-from repro.pages import render_rows, show_verdict
+from repro.pages import describe_difference, render_rows, show_verdict
 from repro.study import claims as ledger
 from repro.study.records import Record
 from repro.study.scaoednet import of_last_stage
 from repro.study.statistics import compare
-from repro.study.verdicts import DIRECTION, Group, Study
+from repro.study.verdicts import DIRECTION, NOT_TESTABLE, Group, Study
 
 NOT_YET = "No ScaoedNet is trained yet; `repro campaign --only 'scaoednet-*'` runs the experiments that are listed."
 BATCH, PATCH = 16, 64
 CROP = 128  # side of the pictures, in pixels
 
 
+STATED = {
+    "stages 3 over stages 1": "3 stages are better than 1",
+    "stages 5 over stages 3": "5 stages are better than 3",
+    "stages 5 over stages 1": "5 stages are better than 1",
+    "image improves with every stage, ever less": "The image improves from stage to stage, ever less",
+    "noise map improves with every stage": "The noise map improves from stage to stage",
+    "blocks 8 over blocks 4": "8 blocks are better than 4",
+    "blocks 16 over blocks 8": "16 blocks are better than 8",
+    "blocks 16 over blocks 4": "16 blocks are better than 4",
+    "fsm over sca": "FSM is better than SCA in its place",
+    "fsm, dem over no fsm, no dem": "FSM and DEM together help",
+    "fsm, dem over fsm, no dem": "DEM helps beside FSM",
+    "no fsm, dem over no fsm, no dem": "DEM helps without FSM",
+    "fsm, dem over no fsm, dem": "FSM helps beside DEM",
+    "fsm, no dem over no fsm, no dem": "FSM helps without DEM",
+    "noise map of nfae over no nfae": "NFAE brings the noise map nearer to the true one",
+    "psnr of the ensemble over the single network": "The self-ensemble has a higher PSNR than the network alone",
+    "ssim of the ensemble over the single network": "The self-ensemble has a higher SSIM than the network alone",
+    "psnr over DeamNet": "ScaoedNet has a higher PSNR than DeamNet",
+    "ssim over DeamNet": "ScaoedNet has a higher SSIM than DeamNet",
+    "stages 2 over stages 1": "2 stages are better than 1",
+    "stages 3 over stages 2": "3 stages are better than 2",
+    "stages 4 over stages 3": "4 stages are better than 3",
+    "stages 5 over stages 4": "5 stages are better than 4",
+    "a sixth stage adds nothing": "A sixth stage adds nothing",
+    "blocks 12 over blocks 8": "12 blocks are better than 8",
+    "blocks 16 over blocks 12": "16 blocks are better than 12",
+    "blocks 20 over blocks 16": "20 blocks are better than 16",
+    "more than 16 blocks add little": "More than 16 blocks add little",
+    "best to the eye": "Its results look best",
+}
+"""What the slides state or their tables imply, by the variant of a claim, in the order of the chapter."""
+
+
 def describe_statements(settled: pd.DataFrame) -> str:
-    """What the slides state or their tables imply, with our verdicts."""
+    """What the slides state or their tables imply: for each statement the difference that decides, and the verdict."""
     rows = ledger.find(settled, source="004", metric=["ordering", "direction"])
-    columns = {
-        "the slides": [escape(re.sub(r"\b(psnr|ssim)\b", _in_capitals, variant)) for variant in rows["variant"]],
-        "where": [escape(table) for table in rows["table"]],
-        "verdict": [show_verdict(word) for word in rows["word"]],
-        "why": [escape(reason) for reason in rows["reason"]],
-    }
-    ensembles = rows[rows["variant"].str.contains("ensemble") & (rows["word"] == DIRECTION)]
-    alike = (
-        f"The {len(shared)} statements on the ensemble whose direction holds rest on one network, `{evidence}`, and on "
-        "the same photographs: they are one measurement."
-        for evidence, shared in ensembles.groupby("evidence")
-        if evidence and len(shared) > 1
+    order = {variant: place for place, variant in enumerate(STATED)}
+    rows = rows.assign(place=rows["variant"].map(order)).sort_values("place", kind="stable")
+    if rows["place"].isna().any():
+        raise KeyError(f"no sentence for {rows.loc[rows['place'].isna(), 'variant'].iloc[0]}")
+    tested = rows[rows["word"] != NOT_TESTABLE]
+    columns: dict[str, list[str]] = {name: [] for name in ("the slides", "where", "difference here", "verdict")}
+    for _, alike in tested.groupby(["place", "word", "difference"], sort=False, dropna=False):
+        claim = alike.iloc[0]
+        measured = f'<div class="why">{escape(claim["reason"])}</div>'
+        cells = (
+            STATED[claim["variant"]],
+            "; ".join(_name_place(each) for _, each in alike.iterrows()),
+            measured if pd.isna(claim["difference"]) else describe_difference(claim),
+            f'<a href="ledger.html#{claim["id"]}">{show_verdict(claim["word"])}</a>',
+        )
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    caption = (
+        "What the slides state or their tables imply, and the difference between networks trained here, with its 95 % "
+        "interval; each verdict leads to its reason"
     )
-    return "\n\n".join([render_rows("Statements of the slides", columns), *alike])
+    told = [
+        render_rows(caption, columns),
+        *_describe_ensembles(tested),
+        _describe_untested(rows[rows["word"] == NOT_TESTABLE]),
+    ]
+    return "\n\n".join(part for part in told if part)
 
 
-def _in_capitals(match: re.Match) -> str:
-    return match[0].upper()
+def _name_place(claim: pd.Series) -> str:
+    return escape(", ".join(part for part in (claim["dataset"], claim["table"]) if part))
+
+
+def _describe_ensembles(tested: pd.DataFrame) -> list[str]:
+    """What the statements on the ensemble have in common: they are measured on one network and the same photographs."""
+    rows = tested[tested["variant"].str.contains("ensemble") & (tested["word"] == DIRECTION)]
+    told = []
+    for evidence, alike in rows.groupby("evidence"):
+        if evidence and len(alike) > 1:
+            (name,) = {run.rsplit("-seed", 1)[0] for run in evidence.split()}
+            told.append(
+                f"The {len(alike)} statements on the ensemble whose direction holds rest on one network, `{name}`, and "
+                "on the same photographs: they are one measurement."
+            )
+    return told
+
+
+def _describe_untested(rows: pd.DataFrame) -> str:
+    """The statements without a measurement, by the reason why there is none."""
+    if rows.empty:
+        return ""
+    items = []
+    for reason, alike in rows.groupby("reason", sort=False):
+        statements = ". ".join(dict.fromkeys(STATED[variant] for variant in alike["variant"]))
+        items.append(f"- *{escape(statements, quote=False)}.* {escape(reason)}")
+    return "What could not be tested:\n\n" + "\n".join(items)
 
 
 def describe_costs(settled: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import repro
-from repro import stage_pages, stages
+from repro import pages, stage_pages, stages
 from repro.data.catalog import Sample
 from repro.study import campaign, claims, experiments, records
 from repro.study.scaoednet import read_state
@@ -216,6 +216,29 @@ def test_some_printed_noise_map_errors_exceed_the_root_mean_square_error():
 
 
 # --- the chapter
+
+
+def test_every_statement_has_a_sentence_and_equal_ones_stand_in_one_row(make_run):
+    study = Study(claims.find(LEDGER, source="004"), EXPERIMENTS, [])
+    frame = pages.join_verdicts(study)
+    text = stage_pages.describe_statements(frame)
+    assert all(sentence in text for sentence in stage_pages.STATED.values())
+    ensemble = frame["variant"] == "psnr of the ensemble over the single network"
+    values = {
+        "difference": 1.0,
+        "low": -0.5,
+        "high": 1.5,
+        "word": DIRECTION,
+        "evidence": "scaoednet-x-seed0 scaoednet-x-seed1",
+    }
+    frame.loc[ensemble, list(values)] = list(values.values())
+    text = stage_pages.describe_statements(frame)
+    (row,) = (row for row in text.split("<tr>") if "DND, Table 1; SIDD benchmark, Table 2; SIDD validation" in row)
+    assert "+1.0000 [-0.5000, +1.5000], within chance" in row
+    assert (
+        f"The {ensemble.sum()} statements on the ensemble whose direction holds rest on one network, `scaoednet-x`"
+        in text
+    )
 
 
 def test_the_chapter_without_and_with_a_network(make_run, tmp_path):

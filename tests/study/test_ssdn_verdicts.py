@@ -219,8 +219,32 @@ def test_methods_of_the_table_share_one_recipe():
 def test_the_chapter_shows_every_cell_and_statement():
     study = Study(claims.find(LEDGER, source="002"), EXPERIMENTS, [])
     frame = pages.join_verdicts(study)
-    assert blindspot_pages.describe_table(frame).count("<tr>") == 1 + len(TABLE)
-    assert "known over CBM3D" in blindspot_pages.describe_statements(frame)
+    table = blindspot_pages.describe_table(frame)
+    assert [cell.count("ledger.html#") for cell in table.split("<td")].count(1) == len(TABLE)
+    statements = blindspot_pages.describe_statements(frame)
+    assert statements.count("\n- *") + statements.startswith("- *") == len(blindspot_pages.STATED)
+
+
+def test_a_cell_has_both_values_and_says_of_how_many_trainings(make):
+    runs = [make("N2C", mean, seed=seed) for seed, mean in enumerate((28.0, 29.0))]
+    study = Study(claims.find(LEDGER, source="002"), EXPERIMENTS, runs)
+    table = blindspot_pages.describe_table(pages.join_verdicts(study))
+    row = next(row for row in table.split("<tr>") if ">N2C<" in row)
+    assert "mean of 2 trainings" in row and "<b>28.50</b>, printed 32.19" in row
+    assert "mean of" not in table.replace(row, "")
+
+
+def test_claims_that_share_a_sentence_stand_in_one_item():
+    rows = claims.find(LEDGER, source="002", variant="better than N2V")
+    words = {"KODAK": DIRECTION, "BSD300": NOT_TESTABLE}
+    rows = rows.assign(word=rows["dataset"].map(words), reason="For a <reason>.")
+    told = pages.list_statements(rows, {"better than N2V": "It is better than {value}"})
+    assert told.startswith("- *It is better than +1.* <span") and "\n" not in told
+    assert "</span>. KODAK: For a &lt;reason&gt;. <span" in told and "</span>. BSD300: For" in told
+    alone = pages.list_statements(rows[rows["word"] == NOT_TESTABLE], {"better than N2V": "It is"})
+    assert alone == "What could not be tested:\n\n- *It is.* For a &lt;reason&gt;."
+    with pytest.raises(KeyError):
+        pages.list_statements(rows, {"another": "It is"})
 
 
 def test_the_chapter_draws_what_is_there(make, tmp_path):
