@@ -49,9 +49,11 @@ pdf: .venv/ready
 	@$(BIN)/python -m repro.pdf
 
 # Files of tests side by side, a thread each: threads that outnumber the cores make everything several times slower.
+# One file more than there are cores, up to 4, since many a test waits for a program that it has started.
 test: .venv/ready .venv-cluster/ready
 	@$(SAY) "Running the tests (a report of what took longest follows)"
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
+		-n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist loadfile \
 		--no-loadscope-reorder --durations=10 --junit-xml=_build/tests.xml
 	@$(SAY) "Tests passed; report: $(CURDIR)/_build/tests.xml"
 

@@ -43,20 +43,22 @@ NO_BENCHMARK = (
 )
 
 
+PRINTERS = {"001": "SADNet's paper", "004": "ScaoedNet's slides"}  # whose values of other methods are scored again
+
 # --- scored again ------------------------------------------------------------------------------------------------
 
 
 def describe_rescored(settled: pd.DataFrame) -> str:
     """Every printed PSNR of a compared method that this study has measured with published weights or none."""
     scored = settled[settled["method"].isin(COMPARATORS) & (settled["metric"] == "psnr")]
-    scored = scored[(scored["word"] != NOT_TESTABLE) & scored["source"].isin(["001", "004"])]
+    scored = scored[(scored["word"] != NOT_TESTABLE) & scored["source"].isin(PRINTERS)]
     if scored.empty:
         return "No comparator is scored again yet; `repro campaign --only 'dncnn-*'` begins with it."
     met = int((scored["word"] == REPRODUCED).sum())
     furthest = scored.loc[scored["difference"].abs().idxmax()]
     told = (
-        f"{met} of {len(scored)} printed values are met within {PSNR_DB:g} dB. Furthest off is {furthest['method']} "
-        f"on {_images(furthest)}, by {furthest['difference']:+.2f} dB."
+        f"Of {len(scored)} values that SADNet's paper and ScaoedNet's slides print, {met} are met within {PSNR_DB:g} "
+        f"dB. Furthest off is {furthest['method']} on {_images(furthest)}, by {furthest['difference']:+.2f} dB."
     )
     levels = sorted({claim["sigma_255"] for _, claim in scored.iterrows() if pd.notna(claim["sigma_255"])})
     columns = {None: "real noise"} | {level: f"sigma {level:g}" for level in levels}
@@ -64,9 +66,9 @@ def describe_rescored(settled: pd.DataFrame) -> str:
     missed = []
     for _, claim in scored.iterrows():
         colour = "gray " if claim["colour"] == "gray" else ""
-        place = f"{claim['method']}, {colour}{claim['dataset']} ({claim['source']}, {claim['table']})"
+        place = f"{claim['method']}, {colour}{claim['dataset']} ({PRINTERS[claim['source']]}, {claim['table']})"
         row = rows.setdefault(place, {})
-        ours = f"{claim['ours']:.2f} ({claim['difference']:+.2f})"
+        ours = f"{claim['ours']:.2f} ({round(claim['difference'], 2) + 0.0:+.2f})"
         mark = f'<span class="verdict {tables.CLASSES[claim["word"]]}">{ours}</span>'
         column = columns[None if pd.isna(claim["sigma_255"]) else claim["sigma_255"]]
         row[column] = f"{claim['value']} {mark}"
@@ -158,7 +160,7 @@ def describe_methods(settled: pd.DataFrame) -> str:
     rows, untested = [], []
     for method in comparators.find_compared(settled):
         of_method = settled[(settled["method"] == method) & (settled["metric"] != "ordering")]
-        quality = of_method[of_method["metric"].isin(["psnr", "ssim"])]
+        quality = pages.drop_copies(of_method[of_method["metric"].isin(["psnr", "ssim"])])
         scored = int((quality["word"] != NOT_TESTABLE).sum())
         model = COMPARATORS[method].model if method in COMPARATORS else ""
         counted = any(model == name for name, _ in NETWORKS.values())
@@ -173,7 +175,7 @@ def describe_methods(settled: pd.DataFrame) -> str:
         rows.append((escape(method), escape(where), "; ".join(done) or "nothing", escape(reason)))
     names = ("method", "printed on", "done here", "why not more")
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
-    caption = f"The {len(rows)} methods that the papers compare with"
+    caption = f"The {len(rows)} methods of the papers' tables of image quality and cost; what one copies counts once"
     return pages.render_rows(caption, columns, untested=untested)
 
 

@@ -84,8 +84,8 @@ def describe_counts(settled: pd.DataFrame, study: Study) -> str:
     waiting = settled.loc[settled["waits_for"] != "", "waits_for"]
     if len(waiting):
         told.append(
-            f"Of the claims that are *not testable here*, {len(waiting)} wait for experiments that are listed but not "
-            f"finished, {waiting.nunique()} in number."
+            f"Of the claims that are *not testable here*, {len(waiting)} wait for experiments of the list that are not "
+            f"finished ({waiting.nunique()} of them)."
         )
     told.append("A value that a source prints in two places counts twice.")
     return "\n".join(f"- {sentence}" for sentence in told)

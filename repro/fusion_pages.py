@@ -96,8 +96,9 @@ def _describe_gap(groups: dict[str, Group]) -> str:
     return (
         f"**{most} is not explained.** The slides' DnCNN lies {told[0]} dB below CBM3D at sigma {_name_levels()}. It "
         f"was trained on clipped noise; where the noise of the test is clipped as well, it gets {told[1]} dB back. "
-        f"What is left, {told[2]} dB, is in the network or in its training. The short trainings of smaller networks in "
-        "the table can rank what went into that, but do not add up to it."
+        f"What is left against CBM3D on noise that is not clipped, {told[2]} dB, has no explanation "
+        "here; CBM3D on clipped noise was not measured. The short trainings of smaller networks in the table can rank "
+        "what went into that, but do not add up to it."
     )
 
 
@@ -283,7 +284,8 @@ Other first weights and no inner biases change the same DnCNN by
 {change("gradnet-naive-image-level", "gradnet-naive")}: what is smaller than that proves little in a single training.
 
 *The two forms are not two ways to write the same network.* The slides' form differs from the authors' in five things:
-addition in place of concatenation, normalisation, the squeeze of the attention, biases and first weights.
+addition in place of concatenation (where the attention then stands in another place), normalisation, the squeeze of the
+attention, biases and first weights.
 
 - addition: {change("gradnet-add", "gradnet-dncnn")};
 - on top of it, each alone, a squeeze to half of the channels: {change("gradnet-add-reduction-2", "gradnet-add")};
@@ -309,9 +311,9 @@ def describe_fusion(study: Study) -> str:
         return ""
     ours, none, noisy = (groups[f"gradnet-impl-{kind}"] for kind in ("dncnn", "none", "noisy"))
     return (
-        f"Reading a gradient is worth {_gain(ours, none)} at sigma {_name_levels()} against the slides' network "
-        f"without one, which is smaller, and {_gain(ours, noisy)} against one of its size that reads the gradient of "
-        "its own noisy input: no source prints this."
+        f"The gradient of DnCNN's estimate is worth {_gain(ours, none)} at sigma {_name_levels()} against the slides' "
+        f"network without a gradient, which is smaller, and {_gain(ours, noisy)} against one of its size that reads "
+        "the gradient of its own noisy input: no source prints this."
     )
 
 

@@ -1,6 +1,7 @@
 """What the chapter on GradNet shows: 003's table beside ours, the suspects, the gradients, the classical line."""
 
 import math
+import re
 import time
 from html import escape
 from pathlib import Path
@@ -37,6 +38,7 @@ def describe_results(settled: pd.DataFrame) -> str:
     for _, claim in rows.iterrows():
         level = "" if np.isnan(claim["sigma_255"]) else f" sigma {claim['sigma_255']:g}"
         what = f"{claim['method']} {claim['variant']}" if claim["metric"] == "psnr" else claim["variant"]
+        what = what.replace("003", "the slides")
         printed = f"{'about ' if claim['approx'] else ''}{claim['value']} dB" if claim["metric"] == "psnr" else ""
         cells = (
             escape(what),
@@ -171,7 +173,8 @@ def _compare_factors(scenes: pd.DataFrame) -> str:
     both = scenes[scenes["sensor"] != ""].groupby(["sensor", "dataset"])["factor"].mean().unstack().dropna()
     for sensor, row in both.iterrows():
         each = " and ".join(f"{row[name]:.1f} on {name}" for name in both.columns)
-        told.append(f"Nor does the sensor decide the factor: for the same {sensor} it is {each}.")
+        camera = re.sub("^(Canon|Nikon|Sony)", r"\1 ", sensor)
+        told.append(f"Nor does the sensor decide the factor: for the same {camera} it is {each}.")
     polyu = scenes.loc[scenes["dataset"] == "polyu", "factor"]
     if len(polyu):
         told.append(f"From scene to scene of PolyU it goes from {polyu.min():.1f} to {polyu.max():.1f}.")

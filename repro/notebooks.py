@@ -52,7 +52,7 @@ def describe_run(**values: object) -> None:
     rows = {
         "parameters": ", ".join(f"{name} = {value!r}" for name, value in values.items()),
         "commit": environment["commit"],
-        "device": f"{environment['device']}, {environment['threads']} threads",
+        "device": f"{environment['device']}, {environment['threads']} thread{'s' * (environment['threads'] > 1)}",
         "versions": versions,
         "run": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

@@ -321,6 +321,11 @@ QUANTITIES = {
     "near when fine": "Mean radius in pixels minus that of a plain kernel one scale coarser",
 }
 """What :func:`summarise` gives for each of them."""
+UNMEASURED = {
+    "even where smooth": "But the sentence is about even textures, too, and does not say which are: half of it is not "
+    "tested.",
+}
+"""The part of a sentence that nothing here measures."""
 PREDICTED = {
     "even where smooth": -1,
     "along edges": +1,

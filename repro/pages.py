@@ -133,7 +133,7 @@ def describe_answer(settled: pd.DataFrame, *papers: str) -> str:
     """
     sources = {source for paper in papers for source in PAPERS[paper]}
     claims = settled[settled["metric"].isin(["psnr", "ssim"]) & settled["source"].isin(sources)]
-    claims = claims[~claims["attributed_to"].isin(ledger.SOURCES) | (claims["attributed_to"] == claims["source"])]
+    claims = drop_copies(claims)
     words = claims.loc[claims["method"].isin(papers), "word"].value_counts().reindex(WORDS, fill_value=0)
     held, direction, failed, untested = words
     whose = "the four methods'" if len(papers) > 1 else f"{papers[0]}'s"
@@ -144,6 +144,11 @@ def describe_answer(settled: pd.DataFrame, *papers: str) -> str:
     parts += [f"{untested} could not be tested"] if untested else []
     why = ": nothing here was trained as long as its source trains" if direction + failed and not held else ""
     return f"**Of {words.sum()} printed values of {whose} image quality, {_enumerate(parts)}{why}.**"
+
+
+def drop_copies(claims: pd.DataFrame) -> pd.DataFrame:
+    """The claims without those that one source copies from another."""
+    return claims[~claims["attributed_to"].isin(ledger.SOURCES) | (claims["attributed_to"] == claims["source"])]
 
 
 def describe_tolerances() -> str:
@@ -187,6 +192,7 @@ def describe_paper(settled: pd.DataFrame, paper: str) -> str:
     scored = [f"{others} {'are values' if others > 1 else 'is a value'} of another method"]
     costs = count_costs(of_paper)
     compared = [f"{costs} {'say' if costs > 1 else 'says'} which of two networks has more parameters or operations"]
+    looked_up[0] += "," if sizes and (others or costs) else ""
     parts = (looked_up if sizes else []) + (scored if others else []) + (compared if costs else [])
     of_these = f" Of the {len(reproduced)} claims below that are reproduced, {_enumerate(parts)}." if parts else ""
     table = _glance(f"<tbody>{''.join(lines)}{everything}</tbody>")
@@ -217,8 +223,8 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
         _value(settled, source="001", table="Table 3", method="CBM3D", dataset="Kodak24", sigma_255=50),
     )
     printed = (
-        f"the paper prints {paper['value']} dB, the replication {replication['value']} dB, and CBM3D, the "
-        f"classical method, has {classical['value']} dB"
+        f"the paper prints {paper['value']} dB, and {classical['value']} dB for CBM3D, the classical method; the "
+        f"replication prints {replication['value']} dB"
     )
     if pd.isna(paper["ours"]):
         return (
@@ -416,14 +422,14 @@ def describe_budgets(study: Study, *methods: str) -> str:
 
 
 def describe_experiments(study: Study) -> str:
-    """The list of experiments, and which have a published record."""
+    """The list of experiments, and how many records each has."""
     done = Counter(record["experiment"] for record in study.records)
     rows = [
         {
             "experiment": experiment.name,
             "budget": experiment.budget,
             "seeds": len(experiment.seeds),
-            "published": done[experiment.name],
+            "records": done[experiment.name],
             "why": experiment.why,
         }
         for experiment in experiments.load()

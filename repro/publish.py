@@ -129,7 +129,12 @@ def build() -> Path:
 
 
 def write_fragments(folder: Path) -> None:
-    """Write into ``folder`` what the prose pages include, numbers from claims, records and verdicts."""
+    """Write into ``folder`` what the prose pages include, numbers from claims, records and verdicts.
+
+    What an earlier build wrote there is removed first, so that no page can include what nothing writes any more.
+    """
+    for left in folder.glob("*.md"):
+        left.unlink()
     study = Study.load()
     settled = pages.join_verdicts(study)
     pages.write_all(folder, study, settled)

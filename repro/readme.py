@@ -15,7 +15,7 @@ from repro.errors import ReproError
 from repro.plots import VERDICT_MARKS
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.verdicts import WORDS, Study
+from repro.study.verdicts import REPRODUCED, WORDS, Study
 
 BEGIN = "<!-- verdicts, written by `repro claims --write` -->"
 END = "<!-- end of verdicts -->"
@@ -38,7 +38,16 @@ def render_verdicts(settled: pd.DataFrame, headline: str) -> str:
     words = settled["word"].value_counts()
     key = ", ".join(f"{VERDICT_MARKS[word][1]} {word} ({words.get(word, 0)})" for word in WORDS)
     table = "\n".join(rows)
-    return f"{html.unescape(re.sub('<[^>]+>', '', headline))}\n\n{table}\n\n{len(settled)} claims: {key}."
+    outcomes = settled[settled["metric"].isin(pages.KINDS["quality and cost"]) & (settled["word"] == REPRODUCED)]
+    others = int((outcomes["metric"].isin(["psnr", "ssim"]) & ~outcomes["method"].isin(pages.PAPERS)).sum())
+    counts = int(outcomes["metric"].isin(["parameters", "flops"]).sum())
+    told = (
+        f" Of the {len(outcomes)} ● under *quality and cost*, {others} are other methods' values, {counts} counts of "
+        "parameters or operations."
+        if others or counts
+        else ""
+    )
+    return f"{html.unescape(re.sub('<[^>]+>', '', headline))}\n\n{table}\n\n{len(settled)} claims: {key}.{told}"
 
 
 def _count(claims: pd.DataFrame) -> str:

@@ -129,8 +129,8 @@ def describe_other_runs(settled: pd.DataFrame, study: Study) -> str:
     if not lines:
         return ""
     return (
-        f"The verdicts at sigma 50 are those of `{settling[0].first['experiment']}`. What other trainings give on "
-        f"Kodak24, image by image: {'; '.join(lines)}."
+        f"The verdicts in colour at sigma 50 are those of `{settling[0].first['experiment']}`. What other trainings "
+        f"give on Kodak24, image by image: {'; '.join(lines)}."
     )
 
 

@@ -107,7 +107,7 @@ def _describe_left(open_: pd.DataFrame, where: str) -> str:
     without = len(open_) - len(known)
     if not len(known):
         return f"a time for which there is no estimate {where}"
-    hours = f"about {known.sum() / 3600:,.0f} hours {where}"
+    hours = f"about {_round(known.sum() / 3600)} hours {where}"
     return f"{hours}, without {without} run{'s' if without > 1 else ''} that no estimate covers" if without else hours
 
 
@@ -167,11 +167,14 @@ def describe_coverage(listed: Sequence[Experiment]) -> str:
     seeds = sorted({len(experiment.seeds) for experiment in own})
     each = "one seed" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
     covered = {_identify_network(experiment) for experiment in own}
+    # Some rows learn real noise and drawn noise at once, which at a smaller budget are two.
+    both = {_identify_network(experiment) for experiment in own if experiment.train.get("pairs")}
     smaller = [  # headline rows are in every budget
         experiment
         for experiment in trained
         if experiment.budget not in ("paper", "smoke")
         and not (experiment.headline or _identify_network(experiment) in covered)
+        and not (experiment.train.get("pairs") and _identify_network(experiment, ignored="real") in both)
     ]
     remarks = [
         f"**In this cost** is the training of {_count(len(own), 'experiment')}, {each} of each, and nothing else: no "
@@ -195,10 +198,11 @@ def describe_coverage(listed: Sequence[Experiment]) -> str:
     return " ".join(remarks)
 
 
-def _identify_network(experiment: Experiment) -> tuple:
-    """Method, variant, colour and level: what is the same at every budget. A smaller width makes no other variant."""
+def _identify_network(experiment: Experiment, ignored: str = "") -> tuple:
+    """Method, variant, colour and level: what is the same at every budget. A smaller width makes no other variant, nor
+    does the part that is ``ignored``."""
     parts = experiment.variant.split(", ")
-    variant = ", ".join(part for part in parts if not part.startswith("width "))
+    variant = ", ".join(part for part in parts if part != ignored and not part.startswith("width "))
     return experiment.method, variant, experiment.colour, experiment.sigma_255
 
 

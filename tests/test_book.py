@@ -27,12 +27,14 @@ def test_the_contents_name_pages_that_exist_and_all_of_them():
     assert prose == {path.stem for path in PROSE}
 
 
-def test_pages_include_only_what_is_generated(tmp_path):
-    publish.write_fragments(tmp_path)
-    written = {path.name for path in tmp_path.glob("*.md")}
+def test_pages_include_only_what_is_generated():
+    folder = ROOT / "book" / "_generated"
+    if not (BUILT / "index.html").exists():
+        pytest.skip("the book is not built: make book")
+    written = {path.name for path in folder.glob("*.md")}
     included = {name for path in PROSE for name in re.findall(r"\{include\} _generated/(\S+)", path.read_text())}
     assert included == written
-    assert all((tmp_path / name).read_text().strip() for name in written)
+    assert all((folder / name).read_text().strip() for name in written)
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)

@@ -69,7 +69,7 @@ def test_networks_and_rows_that_a_chapter_names_exist(page):
     text = read(page)
     loaded = re.findall(r'repro\.load\("([^"]+)"\)', text)
     assert loaded and set(loaded) <= set(weights.published())
-    rows = re.findall(r"--only ([\w-]+)", text)
+    rows = re.findall(r"(?:--only|repro experiment) ([\w-]+)", text)
     assert rows and all(experiments.get(row) for row in rows)
 
 

@@ -110,7 +110,7 @@ def test_what_waits_is_counted(settled):
     study = verdicts.Study([], [], [])
     assert "wait for experiments" not in front_page.describe_counts(settled, study)
     settled.loc[settled.index[:3], "waits_for"] = ["one", "one", "other"]
-    assert "3 wait for experiments that are listed but not finished, 2 in number" in front_page.describe_counts(
+    assert "3 wait for experiments of the list that are not finished (2 of them)" in front_page.describe_counts(
         settled, study
     )
 

@@ -536,9 +536,9 @@ def pixelwise_l2(net, noisy: Tensor, clean: Tensor, step: int, real: Tensor | No
 
 
 def add_pixelwise_noise(clean: Tensor) -> Tensor:
-    """003's training noise: sigma uniform in 0.032 to 0.250 for every pixel and channel anew, then clipped.
+    """The slides' training noise: sigma uniform in 0.032 to 0.250 for every pixel and channel anew, then clipped.
 
-    003's code adds 1e-6 to the result, which is left out here. Over an image this is a mixture of standard deviation
+    Their code adds 1e-6 to the result, which is left out here. Over an image this is a mixture of standard deviation
     0.154 (39/255) with heavier tails than a Gaussian.
     """
     low, high = (level / 255 for level in SIGMA_255_OF_003)

@@ -25,7 +25,7 @@ from repro.errors import ReproError
 from repro.study import verdicts
 from repro.study.records import Record, find_differences
 from repro.study.statistics import Interval, compare
-from repro.study.verdicts import Group, Study
+from repro.study.verdicts import CLASSICAL, Group, Study
 
 METHODS = ("SADNet", "SSDN", "GradNet", "ScaoedNet", "Comparators")
 MEASURED, WAITING, NO_EFFECT = "measured", "not measured", "nothing to measure"
@@ -153,14 +153,19 @@ class Effect:
         first, second = (len(group.records) for group in (self.first, self.second))
         if self.same_network:
             named = self.second.first["experiment"]
-            return f"one network, {named}" if second == 1 else f"one network, {named}, trained {second} times"
+            return f"one network, {named}" if second == 1 else f"{named}, {second} trainings, each scored twice"
         if not (self.first.trained or self.second.trained):
-            return "two networks as published"
+            filters = {group.first["method"] for group in (self.first, self.second)} <= set(CLASSICAL)
+            return "one filter with two settings" if filters else "two networks as published"
         steps = sorted({group.first["steps"] for group in (self.first, self.second)})
         length = " and ".join(f"{number:,}" for number in steps)
         if first == second == 1:
             return f"two trainings of {length} steps"
-        return f"{first} against {second} trainings of {length} steps"
+        return f"{_count(first)} against {_count(second)}, of {length} steps"
+
+
+def _count(trainings: int) -> str:
+    return f"the mean of {trainings} trainings" if trainings > 1 else "one training"
 
 
 def _networks(group: Group) -> dict[str, Record]:

@@ -146,7 +146,10 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
         return Verdict(claim["id"], word, f"{near}.", **facts)
     bm3d = _find_bm3d(claim, study)
     if claim["approx"] and abs(claim["number"] - bm3d["number"]) <= printed_to / 2:
-        sides = f"about {claim['value']} dB is on neither side of the printed BM3D's {bm3d['value']}"
+        sides = (
+            f"about {claim['value']} dB is too coarse to say on which side of the printed BM3D's {bm3d['value']} dB it "
+            "lies"
+        )
         return replace(verdicts.untested(claim, study, sides, waits=False), **facts)
     images = None
     for other in find("BM3D", study, dataset, sigma):
@@ -217,7 +220,7 @@ def _settle_real_ordering(claim: pd.Series, study: Study) -> Verdict:
         return replace(verdict, reason=f"{SEEN[0].upper()}{SEEN[1:]}{after}.")
     first, second = (found[0] for found in groups)
     verdict = _judge_on_other_photographs(claim, first, second, dataset)
-    told = "003 measured on the folder that its networks had been trained on."
+    told = "The slides' values are of the folder that their networks had been trained on."
     if dataset == SIDD and all(side.first.find_evaluation(REAL_PHOTOGRAPHS, None) for side in (first, second)):
         elsewhere = compare(*(side.per_seed(REAL_PHOTOGRAPHS) for side in (first, second)))
         told = f"On {REAL_PHOTOGRAPHS} it is {elsewhere.signed()} dB. {told}"
@@ -297,7 +300,8 @@ def _settle_gradient_loss(claim: pd.Series, study: Study) -> Verdict:
     word = (DIRECTION if group.smaller else REPRODUCED) if holds else NOT_REPRODUCED
     reason = (
         f"The mean gradient loss is {dncnn['gradient_loss']:.3f} with DnCNN and {bm3d['gradient_loss']:.3f} with BM3D; "
-        f"divided by 48 once more, as 003's code does, {shown[0]} and {shown[1]} are left in its one digit."
+        f"divided by 48 once more, as the slides' code does, {shown[0]} and {shown[1]} are left in its one digit. The "
+        "slides see 0.0 with DnCNN and not with BM3D."
     )
     facts = {"ours": float(dncnn["gradient_loss"]), "budget": group.budget}
     facts |= {"evidence": f"{group.names} {other.names}"}
@@ -360,7 +364,7 @@ def _measure_breaking_patch() -> tuple[float, float]:
 def _settle_breaking_patches(claim: pd.Series, study: Study) -> Verdict:
     broken, finite = _measure_breaking_patch()
     reason = (
-        f"The package's estimate of a gray patch in colour has {broken:.0%} values that are no numbers; with ranges "
+        f"In the package's estimate of a gray patch in colour {broken:.0%} of the values are no numbers; with ranges "
         f"never smaller than the noise, {finite:.0%} are finite. That is one patch, made with the same noise in every "
         "colour; how many of a photograph's are like it was not measured."
     )
@@ -389,12 +393,18 @@ def _settle_brightening(claim: pd.Series, study: Study) -> Verdict:
     means = {name: rows.mean(0) for name, rows in changes.items()}
     reason = (
         f"Noise of level {level:g} on {len(brighter)} embedded photographs, clipped: "
-        f"{255 * means['clipped'][0]:+.1f} gray levels and {100 * means['clipped'][1]:+.1f} % contrast, "
+        f"{_signed(255 * means['clipped'][0])} gray levels and {_signed(100 * means['clipped'][1])} % contrast, "
         f"{int((brighter > 0).sum())} brighter and {int((contrast < 0).sum())} with less contrast. Without clipping "
-        f"{255 * means['not clipped'][0]:+.1f} gray levels and {100 * means['not clipped'][1]:+.1f} %."
+        f"{_signed(255 * means['not clipped'][0])} gray levels and {_signed(100 * means['not clipped'][1])} %. These "
+        "are not the photographs of the slides."
     )
     holds = (brighter > 0).all() and (contrast < 0).all()
-    return Verdict(claim["id"], REPRODUCED if holds else NOT_REPRODUCED, reason, evidence="repro.data.noise")
+    return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, evidence="repro.data.noise")
+
+
+def _signed(value: float) -> str:
+    """With its sign and one digit; nothing is below 0 that rounds to it."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def _settle_clean_target(claim: pd.Series, study: Study) -> Verdict:
@@ -430,7 +440,7 @@ def _settle_global_sum(claim: pd.Series, study: Study) -> Verdict:
     with torch.no_grad():
         added = torch.equal(net(image), image)
     returned = "its input" if added else "something else"
-    reason = f"With a last layer of zeros the network of 003's code returns {returned}."
+    reason = f"With a last layer of zeros the network of the slides' code returns {returned}."
     return Verdict(claim["id"], REPRODUCED if added else NOT_REPRODUCED, reason, evidence="repro.models.gradnet")
 
 
@@ -466,7 +476,7 @@ def _settle_grain(claim: pd.Series, study: Study) -> Verdict:
     control = max(_correlate_neighbours(rows, "control_").abs().mean() for rows in sets.values())
     reason = (
         f"The noise of neighbouring values is correlated by {near}; {camera_noise.FAR} pixels apart by {far}; that of "
-        f"Gaussian noise as strong, by {control:.2f} at most. None of these are the photographs of 003."
+        f"Gaussian noise as strong, by {control:.2f} at most. None of these are the photographs of the slides."
     )
     return Verdict(claim["id"], DIRECTION if min(signs) > 0 else NOT_REPRODUCED, reason, **NOISE)
 
@@ -486,7 +496,7 @@ def _settle_sensors(claim: pd.Series, study: Study) -> Verdict:
     )
     reason = (
         f"Between {len(scenes)} scenes of PolyU, at the same ISO, {scenes['sensor'].nunique()} cameras differ {told}. "
-        "These are not the photographs of 003, and so few scenes can show a difference, not that there is none."
+        "These are not the photographs of the slides, and so few scenes can show a difference, not that there is none."
     )
     holds = all(chance < 1 - LEVEL for chance in chances.values())
     return Verdict(claim["id"], DIRECTION if holds else NOT_REPRODUCED, reason, **NOISE)
@@ -504,7 +514,7 @@ def _settle_undershooting(claim: pd.Series, study: Study) -> Verdict:
     reason = (
         f"In gray levels, the estimate is {told}. Of Gaussian noise as strong it finds {min(shares):.0%} to "
         f"{max(shares):.0%}: it reads the finest diagonal wavelets, where the grain of cameras leaves little. None of "
-        "these are the photographs of 003."
+        "these are the photographs of the slides."
     )
     return Verdict(claim["id"], DIRECTION if max(signs) < 0 else NOT_REPRODUCED, reason, **NOISE)
 
@@ -534,7 +544,7 @@ def _settle_architecture(claim: pd.Series) -> Verdict:
     name = "dncnn" if claim["method"] == "DnCNN" else "gradnet-impl"
     found = LAYERS[claim["metric"], claim["variant"]](_build(name))
     word = REPRODUCED if found == claim["number"] else NOT_REPRODUCED
-    reason = f"The network that meets 003's code: {found:g}."
+    reason = f"The network that meets the slides' code: {found:g}."
     return Verdict(claim["id"], word, reason, ours=float(found), evidence=f"repro.models.{name.partition('-')[0]}")
 
 

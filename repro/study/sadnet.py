@@ -280,7 +280,10 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
         facts = {"budget": group.budget, "evidence": evidence, "command": group.first["command"]}
         if rows["holds"].all():
             word = DIRECTION if group.smaller else REPRODUCED
-            return Verdict(claim["id"], word, f"Holds at every scale. {shown}.", **facts)
+            reason = f"Holds at every scale. {shown}."
+            if statement in offsets.UNMEASURED:
+                word, reason = NOT_TESTABLE, f"{reason} {offsets.UNMEASURED[statement]}"
+            return Verdict(claim["id"], word, reason, **facts)
         count = int(rows["holds"].sum())
         reason = f"Holds at {count} of {len(rows)} scales. {shown}."
         return Verdict(claim["id"], NOT_REPRODUCED, reason, **facts)

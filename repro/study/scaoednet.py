@@ -52,7 +52,9 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     needs, command = _tell_test(claim)
     if not command:
         return verdict
-    return Verdict(claim["id"], NOT_TESTABLE, f"{verdict.reason} With {needs}:", command=command)
+    return Verdict(
+        claim["id"], NOT_TESTABLE, f"{verdict.reason} With {needs} the command of the ledger tests it.", command=command
+    )
 
 
 def _tell_test(claim: pd.Series) -> tuple[str, str]:
@@ -307,7 +309,9 @@ def _settle_flops(claim: pd.Series, study: Study) -> Verdict:
     )
     if word == REPRODUCED and not verdicts.within(difference, verdicts.FLOPS_RELATIVE * claim["number"]):
         allowed = f"{FLOPS_RELATIVE:.0%} are allowed of this network, {verdicts.FLOPS_RELATIVE:.0%} of all others"
-        reason += f" It is {100 * difference / claim['number']:+.1f} %; {allowed}."
+        side = "above" if difference > 0 else "below"
+        off = 100 * abs(difference) / claim["number"]
+        reason += f" Ours is {off:.1f} % {side} the printed value; {allowed}."
     facts = {"ours": ours, "difference": difference, "tolerance": tolerance, "evidence": "repro.study.costs"}
     return Verdict(claim["id"], word, reason, **facts)
 

@@ -129,7 +129,9 @@ def _settle_ordering(claim: pd.Series, study: Study) -> Verdict:
         return verdicts.untested(claim, study, "there are no per-image results of both")
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
     verdict = verdicts.judge_ordering(claim, first[0], second[0], evaluation)
-    return replace(verdict, reason=f"{verdict.reason} Our CBM3D is told sigma, as SSDN is; 002's finds it itself.")
+    return replace(
+        verdict, reason=f"{verdict.reason} Our CBM3D is told sigma, as SSDN is; the report's finds it itself."
+    )
 
 
 def _of(name: tuple[str, str], claim: pd.Series, study: Study) -> tuple[Group, list[pd.DataFrame]] | None:

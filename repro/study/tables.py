@@ -27,6 +27,7 @@ class Table:
     paper: str  # shell pattern of claim ids
     reproduction: str = ""
     printed_in: str = "paper"  # what the printed values' column is called
+    note: str = ""  # what ours are means of, where they differ
 
 
 TABLES = {
@@ -42,7 +43,13 @@ TABLES = {
         "000-s5-time-replication",
     ),
     "ssdn": Table("SSDN and its baselines, colour, PSNR in dB (Table 1)", "002-t1-*", printed_in="reproduction"),
-    "gradnet": Table("GradNet, PSNR in dB (Results)", "003-results-*", printed_in="reproduction"),
+    "gradnet": Table(
+        "GradNet, PSNR in dB (Results)",
+        "003-results-*",
+        printed_in="reproduction",
+        note="Ours of DnCNN and BM3D are means over all crops of 256 pixels, of which the slides score one; those with "
+        "exchanged gradients are of central crops, all others of whole images.",
+    ),
     "scaoednet-dnd": Table("ScaoedNet on DND (Table 1)", "004-t1-*"),
     "scaoednet-sidd": Table("ScaoedNet on SIDD (Table 2)", "004-t2-*"),
     "scaoednet-stages": Table("ScaoedNet by number of stages (Table 3)", "004-t3-*"),
@@ -79,6 +86,7 @@ def compare(name: str, study: Study, settled: pd.DataFrame | None = None) -> pd.
     table = TABLES[name]
     paper = _join(ledger.match(study.claims, [table.paper]), settled)
     cells = paper.rename(columns={"value": "paper", "id": "claim", "word": "verdict"})
+    cells["paper"] = cells["paper"].where(~cells["approx"].astype(bool), "about " + cells["paper"])
     cells.insert(cells.columns.get_loc("paper") + 1, "reproduction", "")
     cells["ours_as_reproduced"] = float("nan")
     if table.reproduction:
@@ -153,9 +161,12 @@ def render(cells: pd.DataFrame, name: str, sets_at_once: int = 3) -> str:
             f'<div class="study-table"><table class="study printed"><caption>{escape(TABLES[name].title)}</caption>'
             f'<thead><tr><th rowspan="2"></th>{head}</tr><tr>{below}</tr></thead><tbody>{body}</tbody></table></div>'
         )
+    if TABLES[name].note:
+        parts.append(f'<div class="untested-rows">{escape(TABLES[name].note)}</div>')
     if reasons:
         lines = "".join(f"<li><b>{escape(row)}</b>: {escape(' '.join(why))}</li>" for row, why in reasons.items())
-        parts.append(f'<div class="untested-rows">In grey, because nothing was measured:<ul>{lines}</ul></div>')
+        grey = "In grey, because no value of ours can stand beside the printed one:"
+        parts.append(f'<div class="untested-rows">{grey}<ul>{lines}</ul></div>')
     return "".join(parts) + link_csv(cells, name)
 
 
@@ -201,7 +212,10 @@ def list_tolerances() -> pd.DataFrame:
         ("what differs from sensor to sensor", f"fewer than {1 - LEVEL:.0%} of permuted labels lie as far apart"),
         ("parameters", "exact to the printed digit, or explained"),
         ("a size of the architecture", "the network that matches the authors' code has it"),
-        ("what a document says of its own printed numbers", "never: nothing is measured; not so where they contradict"),
+        (
+            "what a document says of its own printed numbers",
+            "never: nothing is measured; *not reproduced* where they contradict it",
+        ),
         ("a choice of training or data", "never: it has no outcome"),
         ("FLOPs", f"within {verdicts.FLOPS_RELATIVE:.0%}, of ScaoedNet within {scaoednet.FLOPS_RELATIVE:.0%}"),
         ("how many times the other's size", f"within {ssdn.SIZE_RATIO:g}"),
@@ -231,6 +245,15 @@ def _name_kind(claim: pd.Series) -> str:
     return KINDS["architecture" if metric in ledger.ARCHITECTURE else "protocol"]
 
 
+COLUMNS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "flops": "FLOPs",
+    "noise_map_psnr": "PSNR of the noise map",
+    "noise_map_l1": "mean absolute error of the noise map",
+}
+
+
 def _join(chosen: pd.DataFrame, settled: pd.DataFrame) -> pd.DataFrame:
     return chosen.join(settled.drop(columns="id"))
 
@@ -242,7 +265,7 @@ def _name_row(cell) -> str:
 def _name_column(cell) -> str:
     if cell.sigma_255 == cell.sigma_255:
         return f"{cell.dataset}, sigma {cell.sigma_255:g}"
-    what = {"psnr": "PSNR", "ssim": "SSIM", "flops": "FLOPs"}.get(cell.metric, cell.metric)
+    what = COLUMNS.get(cell.metric, cell.metric)
     unit = f" ({cell.unit})" if cell.unit else ""
     return f"{cell.dataset} {what}{unit}".strip()
 

@@ -451,7 +451,8 @@ def judge_side(
     name, above = classical["method"], claim["number"] > classical["number"]
     if images is not None:
         paired = compare(*images)
-        side, where = paired.sign, f"{paired.signed()} dB against {name}, image by image"
+        side = paired.sign
+        where = f"{paired.signed()} dB against {name}, which has {images[1].to_numpy().mean():.2f} dB here"
     else:
         margin = ours - classical["number"]
         side = math.copysign(1, margin) if abs(margin) > PSNR_TRAINED_HERE_DB else 0
@@ -460,7 +461,7 @@ def judge_side(
         return DIRECTION if side > 0 else NOT_REPRODUCED, where
     if side > 0:
         return NOT_REPRODUCED, f"{where}, below which the printed value lies"
-    return NOT_TESTABLE, f"{where}, below which the printed value lies, and whatever has learned little"
+    return NOT_TESTABLE, f"{where}; the printed value, too, lies below {name}, but so does whatever has learned little"
 
 
 def judge_by_own_numbers(claim: pd.Series, holds: bool, reason: str) -> Verdict:

@@ -236,7 +236,7 @@ def test_seeds_are_averaged_and_their_spread_is_in_the_interval(make_record):
     effect = forensics.measure(compare_experiments(), make_study(*seeds, make_record("two", [30.0, 30.0])))
     assert (effect.interval.mean, effect.interval.count) == (1.0, 2)
     assert effect.interval.low < 1 < effect.interval.high, "each seed is better on another image"
-    assert effect.runs == "2 against 1 trainings of 10 steps"
+    assert effect.runs == "the mean of 2 trainings against one training, of 10 steps"
 
 
 def test_what_has_no_record_is_missing_with_its_command(make_record):

@@ -196,7 +196,7 @@ def test_runs_that_settle_nothing_are_told_beside_the_one_that_does(make_record)
     dncnn = make_record("dncnn-colour-50", 29.16 + SPREAD, method="dncnn", steps=0)
     study = Study(LEDGER, EXPERIMENTS, [long, brief, dncnn])
     text = sadnet_pages.describe_other_runs(pages.join_verdicts(study), study)
-    assert text.startswith("The verdicts at sigma 50 are those of `sadnet-colour-50-long`.")
+    assert text.startswith("The verdicts in colour at sigma 50 are those of `sadnet-colour-50-long`.")
     assert "`sadnet-colour-50` (10,000 steps" in text and "-0.26 [-0.26, -0.26] dB against DnCNN." in text
     alone = Study(LEDGER, EXPERIMENTS, [long, dncnn])
     assert sadnet_pages.describe_other_runs(pages.join_verdicts(alone), alone) == ""

@@ -67,7 +67,7 @@ def test_a_worse_method_is_held_to_the_other_side_of_cbm3d(make):
     printed = LEDGER.loc["002-t1-kodak-ssdn-mean-only", "number"]
     below = settled("002-t1-kodak-ssdn-mean-only", make("mean only", printed - 1))
     assert below.word == NOT_TESTABLE, "whatever has learned little lies there"
-    assert below.ours == pytest.approx(printed - 1) and "below which the printed value lies" in below.reason
+    assert below.ours == pytest.approx(printed - 1) and "the printed value, too, lies below CBM3D" in below.reason
     assert settled("002-t1-kodak-ssdn-mean-only", make("mean only", printed + 5, name="b")).word == NOT_REPRODUCED
 
 
