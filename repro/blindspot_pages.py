@@ -299,10 +299,10 @@ def describe_conventions(study: Study) -> str:
             "convention": shift.convention,
             "measured with": shift.measured_with,
             "PSNR, dB": shift.psnr_db,
-            "shift, dB": shift.shift.mean if shift.shift else None,
+            "shift, dB": f"{shift.shift.mean:+.3f}" if shift.shift else None,
             "95 % interval, dB": _show_interval(shift.shift),
             "whose": "" if shift.shift is None else "the original's" if shift.originals else "perhaps the report's",
-            "towards the report, dB": shift.towards_report_db if shift.shift else None,
+            "towards the report, dB": f"{shift.towards_report_db:+.3f}" if shift.shift else None,
         }
         for shift in shifts
     )

@@ -129,7 +129,7 @@ SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
 def sobel(image: Tensor) -> tuple[Tensor, Tensor]:
     """Horizontal and vertical Sobel gradient G_H, G_V of each channel of [B, C, H, W], not normalised.
 
-    Outside the image is 0, so that its border is an edge, as in both codes. (003's slide prints the first row
+    Outside the image is 0, so that its border is an edge, as in both codes. (A slide prints the first row
     of the vertical kernel as -1 -2 +1; its code has -1 -2 -1.)
     """
     channels = image.shape[1]
