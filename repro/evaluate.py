@@ -323,7 +323,8 @@ def evaluate(
       and every metric is the mean over the patches. One more column, ``psnr_assembled_db``, has the PSNR of
       the patches put together again, in float: it tells what the network loses at borders from what
       averaging adds.
-    - ``crop_side``: what a test on one random square crop of each image would give (256: the slides about GradNet).
+    - ``crop_side``: what a test on one random square crop of each denoised image would give (256: the slides about
+      GradNet, which denoise the crop).
       Two more columns over all crops of this side of the image and its estimate: ``psnr_crop_db``, the mean PSNR,
       truncated to 8 bits, and ``psnr_crop_std_db``, the standard deviation.
     - ``ensemble``: the mean of the estimates of the image turned and mirrored in eight ways.

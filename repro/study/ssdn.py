@@ -171,7 +171,8 @@ def _settle_at_best(claim: pd.Series, study: Study) -> Verdict:
     if first is None or second is None or not alike(first[0], second[0]):
         return verdicts.untested(claim, study, "there are no two networks trained alike")
     paired = compare(first[1][0], second[1][0])
-    word = (DIRECTION if first[0].smaller else REPRODUCED) if paired.sign <= 0 else NOT_REPRODUCED
+    matches = paired.high <= verdicts.PSNR_TRAINED_HERE_DB  # that it may exceed N2C is then excluded
+    word = (DIRECTION if first[0].smaller else REPRODUCED) if matches else NOT_REPRODUCED
     what = f"SSDN with known sigma is {paired.signed()} dB against N2C"
     evaluation = first[0].first.find_evaluation(ledger.dataset_name(claim), SIGMA_255)["name"]
     for other in _find("N2C, patches of 64", study):  # which teach N2C more for the same work

@@ -271,13 +271,26 @@ def _find_hint(claim: pd.Series, verdict: Verdict, study: Study) -> str:
     compared = set(verdict.evidence.split())
     if verdict.word not in (DIRECTION, NOT_REPRODUCED) or claim["metric"] not in ledger.STATEMENTS or len(compared) < 2:
         return ""
-    if None in (verdict.low, verdict.high) or verdict.low <= 0 <= verdict.high or " dB" not in verdict.reason:
+    if None in (verdict.difference, verdict.low, verdict.high) or " dB" not in verdict.reason:
         return ""
-    trained = [group for group in study.groups if group.trained and set(group.names.split()) <= compared]
+    groups = [group for group in study.groups if set(group.names.split()) <= compared]
+    return _tell_hint(verdict.difference, verdict.low, verdict.high, groups, study)
+
+
+def describe_hint(paired: Interval, groups: list[Group], study: Study) -> str:
+    """The same of a printed value that a paired difference decides, as the end of a sentence; or nothing."""
+    small = _tell_hint(paired.mean, paired.low, paired.high, groups, study)
+    return f". {small}: {HINT.rstrip('.')}" if small else ""
+
+
+def _tell_hint(mean: float, low: float, high: float, groups: list[Group], study: Study) -> str:
+    if low <= 0 <= high:
+        return ""
+    trained = [group for group in groups if group.trained]
     least = min((len(group.records) for group in trained), default=FEW_TRAININGS)
     if least >= FEW_TRAININGS:
         return ""
-    times, difference = "once" if least == 1 else f"{least} times", round(abs(verdict.difference), 2)
+    times, difference = "once" if least == 1 else f"{least} times", round(abs(mean), 2)
     if difference <= PSNR_TRAINED_HERE_DB:
         return f"Not more than {PSNR_TRAINED_HERE_DB:g} dB, by a network that was trained {times}"
     spread, name = max(study.seed_spread.get(group.first["method"], (0.0, "")) for group in trained)
@@ -486,7 +499,8 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
         side = math.copysign(1, claim["number"] - printed)
         beside = "the full network" if name == "full" else f"the state {name!r}"
         word = DIRECTION if paired.sign == side else NOT_REPRODUCED
-        return word, f"{paired.signed()} dB against {beside}, image by image"
+        hint = describe_hint(paired, [group, counterpart], study)
+        return word, f"{paired.signed()} dB against {beside}, image by image{hint}"
     classical = CLASSICAL[claim["colour"]]
     column = ledger.find(
         study.claims, source="001", method=classical, dataset=claim["dataset"], colour=claim["colour"],
@@ -495,11 +509,13 @@ def judge_direction(claim: pd.Series, group: Group, evaluation: str, study: Stud
     if column.empty:
         return NOT_TESTABLE, "there is no classical method beside it to compare with"
     dataset, sigma = ledger.dataset_name(claim), None if math.isnan(claim["sigma_255"]) else claim["sigma_255"]
-    ours, images = group.per_seed(evaluation), None
+    ours, images, hint = group.per_seed(evaluation), None, ""
     for other in study.find("bm3d", "full", claim["colour"], dataset, sigma):
         if images is None and other.first.find_evaluation(dataset, sigma)["name"] == evaluation:
             images = ours, other.per_seed(evaluation)
-    return judge_side(claim, float(ours.to_numpy().mean()), column.iloc[0], images)
+            hint = describe_hint(compare(*images), [group, other], study)
+    word, why = judge_side(claim, float(ours.to_numpy().mean()), column.iloc[0], images)
+    return word, why if word == NOT_TESTABLE else why + hint
 
 
 def describe_real_training(claim: pd.Series, group: Group) -> str:
@@ -546,6 +562,15 @@ def judge_ordering(claim: pd.Series, first: Group, second: Group, evaluation: st
     if metric == "ssim":
         shown = f"{paired.mean:+.4f} [{paired.low:+.4f}, {paired.high:+.4f}]"
     return by_sign(claim, paired, smaller, f"{shown}{at}", facts)
+
+
+def withhold_empty_lead(verdict: Verdict, second: Group, evaluation: str) -> Verdict:
+    """A lead over a network that leaves photographs worse than they were taken is none."""
+    gained = compare(second.per_seed(evaluation), second.per_seed(evaluation, "psnr_noisy_db"))
+    if verdict.word not in (REPRODUCED, DIRECTION) or gained.sign >= 0:
+        return verdict
+    told = f"{verdict.reason} But the other is {gained.signed()} dB against no denoising at all."
+    return replace(verdict, word=NOT_TESTABLE, reason=told)
 
 
 def by_sign(claim: pd.Series, interval: Interval, smaller: bool, what: str, facts: dict) -> Verdict:
