@@ -31,6 +31,7 @@ import math
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 EVALUATION_MINUTES = 60  # beyond the campaign's estimate, which knows the network's share of an evaluation alone
@@ -71,7 +72,10 @@ def ask_campaign():
 
 
 RUNS = ask_campaign()
-MISSING = [run for run, row in RUNS.items() if row["state"] not in ("done", "outdated")]
+MISSING = [run for run, row in RUNS.items() if row["state"] not in ("done", "outdated", "running")]
+elsewhere = [f"{name} seed {seed}" for (name, seed), row in RUNS.items() if row["state"] == "running"]
+if elsewhere and workflow.is_main_process:
+    print(f"Left to the process that works on it: {', '.join(elsewhere)}.", file=sys.stderr)
 
 
 def locate_record(experiment, seed):

@@ -12,6 +12,8 @@ from pathlib import Path
 import requests
 import websocket  # websocket-client
 
+from repro.errors import ReproError
+
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -66,6 +68,8 @@ class Browser:
             try:
                 return ask()
             except tolerated:
+                if self._process.poll() is not None:
+                    raise ReproError(f"{PROGRAM} ended before it showed a page; does it start by itself?") from None
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.2)

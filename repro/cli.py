@@ -378,6 +378,8 @@ def evaluate(
 
     if colour is not None and weights_of != "published":
         raise ReproError("--colour chooses among published weights: give --weights published, too.")
+    if network is not None and weights_of is not None:
+        raise ReproError("--network says what network a file given as --model holds; with --weights, --model says it.")
     if out and out.suffix.lower() not in (".csv", ""):
         raise ReproError(f"{out}: the table is written as CSV; name a .csv file.")
     if weights_of == "published":
@@ -607,8 +609,10 @@ def verify(
             where, entry = catalog.verify(name), catalog.DATASETS[name]
             if entry.layout:
                 typer.echo(f"{name}: {official.count(entry.layout, where)} images, laid out as they should be")
-            else:
+            elif entry.files:
                 typer.echo(f"{name}: {len(entry.files)} files as they should be")
+            else:
+                typer.echo(f"{name}: {len(catalog.paths(name))} images, of which no checksums are known")
         except ReproError as error:
             failures.append(name)
             _complain(str(error))

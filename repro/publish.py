@@ -69,10 +69,11 @@ def execute(name: str, output: Path, **values: object) -> Path:
     files.require_writable(output)
     failed = files.root() / "_build" / "failed" / output.name
     failed.parent.mkdir(parents=True, exist_ok=True)
+    running = failed.with_name(f"{failed.stem}-{os.getpid()}.ipynb")  # others may run the same notebook
     try:
         papermill.execute_notebook(
             str(files.root() / "notebooks" / f"{name}.ipynb"),
-            str(failed),
+            str(running),
             values,
             kernel_name="python3",
             progress_bar=False,
@@ -81,19 +82,24 @@ def execute(name: str, output: Path, **values: object) -> Path:
             store_widget_state=False,  # a page that holds widgets asks other hosts for the scripts that draw them
         )
     except PapermillExecutionError as error:
+        running.replace(failed)
         number, line = _find_failed_cell(failed)
         raise ReproError(
             f"The notebook {name} failed in cell {number} ({line}): "
             f"{error.ename}: {str(error.evalue).rstrip('.?')}. See {failed}."
         ) from None
     except DeadKernelError:
+        running.replace(failed)
         raise ReproError(
             f"The kernel of the notebook {name} died, as it does where memory runs out. See {failed}."
         ) from None
-    _forget_paths(failed)
+    except BaseException:
+        running.unlink(missing_ok=True)
+        raise
+    _forget_paths(running)
     with files.write_atomically(output) as temporary:  # which may be on another, smaller disk
-        shutil.copyfile(failed, temporary)
-    failed.unlink()
+        shutil.copyfile(running, temporary)
+    running.unlink()
     return output
 
 

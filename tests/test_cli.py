@@ -317,6 +317,10 @@ def test_denoise_with_weights_that_are_none(models, photo, tmp_path):
     assert "checksum" in attempt(tmp_path / "tampered.safetensors")
     assert "no trained model" in attempt("nothing-of-that-name")
     assert "not of dncnn" in attempt(models["colour"], "--network", "dncnn")
+    both = ("--network", "dncnn", "--weights", models["colour"])
+    assert "with --weights, --model says it" in failure(
+        "evaluate", "--model", "sadnet", *both, "--data", "embedded-test"
+    )
 
     class Payload:
         def __reduce__(self):

@@ -294,8 +294,10 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         if experiment.train is not None and not experiment.publishes(seed):
             kept = _keep_weights(_small_weights(folder), folder.with_suffix(".safetensors"))
             say(f"{experiment.name} seed {seed}: the weights stay in {kept}")
-        shutil.rmtree(folder)  # all that is left are checkpoints; without a record the run would begin anew
-        return home
+    # All that is left are checkpoints. Where folders are shared between machines, the lock must be let go first, and
+    # what cannot be removed costs space alone.
+    shutil.rmtree(folder, ignore_errors=True)
+    return home
 
 
 def _keep_weights(path: Path, target: Path) -> Path:
@@ -320,12 +322,18 @@ def _claim_evaluation(folder: Path, evaluation: Evaluation) -> Path:
 
 def _forget_other_network(experiment: Experiment, folder: Path, results: Path) -> None:
     """Remove evaluations of an interrupted run whose row named other weights or sizes then."""
-    if experiment.train is not None:
-        return  # training looks after its settings itself
-    noted, path = json.dumps(_describe_network(experiment, results)), folder / "network.json"
+    if experiment.train is None:  # of trained ones the weights tell
+        _keep_measurements_of(json.dumps(_describe_network(experiment, results)), folder)
+
+
+def _keep_measurements_of(noted: str, folder: Path) -> None:
+    """Remove what an interrupted run measured of another network than the one that is ``noted``, and that network as it
+    would have been published."""
+    path = folder / "network.json"
     if path.exists() and path.read_text(encoding="utf-8") != noted:
-        for stale in (*folder.glob("evaluation-*"), *folder.glob("*.csv")):
-            stale.unlink()
+        measured = [table for kind in MEASURES for table in folder.glob(_name_measure(kind, "*"))]
+        for stale in (*folder.glob("evaluation-*"), *measured, _small_weights(folder)):
+            stale.unlink(missing_ok=True)
     with files.write_atomically(path) as temporary:
         temporary.write_text(noted, encoding="utf-8")
 
@@ -344,12 +352,15 @@ def _obtain_network(experiment: Experiment, seed: int, folder: Path, results: Pa
     if experiment.train is None:
         if experiment.weights is None:
             net = repro.build(experiment.method, **experiment.sizes)
+            if next(net.parameters(), None) is not None:
+                raise ReproError(f"{experiment.name} names neither weights nor data to train on.")
         else:
             net = weights.load(experiment.weights, results=results)
         return net, {"hyperparameters": _describe_network(experiment, results)}
     from repro.train import train
 
     trained = train(experiment.train_config(seed), folder, results=results)
+    _keep_measurements_of(json.dumps({"trained": files.sha256(trained)}), folder)
     summary = json.loads((folder / "summary.json").read_text())
     published = _small_weights(folder)
     if not published.exists():
@@ -464,7 +475,10 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "steps": summary.get("steps", 0),
         "peak_memory_mib": summary.get("peak_memory_mib") or measure_peak_mib(),
         "parameters": sum(p.numel() for p in net.parameters()),
-        "data": [{"name": s.name, "images": s.images, "sha256": s.sha256} for s in sets],
+        "data": [
+            {"name": s.name, "images": s.images or len(catalog.paths(s.name)), "sha256": s.sha256 if s.files else None}
+            for s in sets
+        ],
         "evaluations": evaluations,
         "command": f"repro campaign --only {experiment.name}",
     }
@@ -494,6 +508,9 @@ def _note_environment(folder: Path) -> None:
     now = records.describe_environment()
     if not path.exists():
         noted = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **now}
+        if (folder / "summary.json").exists():  # it was trained before, and not by a campaign
+            summary = json.loads((folder / "summary.json").read_text())
+            noted |= {field: summary[field] for field in ("device", "versions") if field in summary}
     else:
         noted = json.loads(path.read_text())
         for field in ("commit", "device"):

@@ -210,5 +210,6 @@ def _identify_rules() -> str:
 
 
 def _is_shared(device: str) -> bool:
-    """Whether a record is of several processes (repro.study.campaign writes "8 x NVIDIA ...")."""
-    return re.match(r"\d+ x ", device) is not None
+    """Whether a record is of several processes or of several machines, one after the other: repro.study.campaign writes
+    "8 x NVIDIA ..." and "..., then ..."."""
+    return re.match(r"\d+ x ", device) is not None or ", then " in device

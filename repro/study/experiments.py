@@ -12,6 +12,7 @@ from pathlib import Path
 
 from repro import files
 from repro.errors import ReproError, unknown_name
+from repro.kinds import find_misfit
 from repro.train_config import TrainConfig
 
 BUDGETS = ("smoke", "cpu", "gpu", "paper")  # from small to large
@@ -116,10 +117,12 @@ def load(path: str | Path | None = None) -> list[Experiment]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReproError(f"Cannot read the experiments in {path}: {error}.") from error
-    recipes = content.get("budget", {})
+    recipes, rows = content.get("budget", {}), content.get("experiment", [])
+    if not (isinstance(recipes, dict) and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise ReproError(f"{path.name}: budgets are tables such as [budget.cpu], experiments are [[experiment]].")
     if unknown := sorted(set(recipes) - set(BUDGETS)):
         raise ReproError(f"{path.name}: there is no budget {unknown[0]!r}; choose from {', '.join(BUDGETS)}.")
-    experiments = [_read(row, recipes, path.name) for row in content.get("experiment", [])]
+    experiments = [_read(row, recipes, path.name) for row in rows]
     names = [experiment.name for experiment in experiments]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ReproError(f"{path.name}: the name {twice[0]!r} occurs twice.")
@@ -140,14 +143,21 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
     try:
         # A row without a training set trains nothing, whatever its budget's recipe says.
         trains = "data" in row
+        if "train" in row and not trains:
+            raise ReproError(f"{file}: {name} says how to train and names no data to train on.")
         recipe = {**recipes.get(row["budget"], {}), **row.get("train", {})}
         train = {key: None if value == "none" else value for key, value in recipe.items()} if trains else None
         row = {"sigma_255": None, **row}
         evaluations = [_read_evaluation(e, row["sigma_255"]) for e in row.get("evaluate", [])]
-        settings = row | {key: tuple(row[key]) for key in ("seeds", "claims") if key in row}
+        settings = row | {key: tuple(row[key]) for key in ("seeds", "claims") if isinstance(row.get(key), list)}
         experiment = Experiment(**(settings | {"train": train, "evaluate": tuple(evaluations)}))
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ReproError(f"{file}: {name} is not complete or has a surplus entry ({error}).") from error
+    for part in (experiment, *evaluations):
+        if misfit := find_misfit(type(part), vars(part)):
+            raise ReproError(f"{file}: {name} has {misfit}.")
+    if len(set(experiment.seeds)) < max(1, len(experiment.seeds)):
+        raise ReproError(f"{file}: {name} needs one seed or more, each named once.")
     for evaluation in experiment.evaluate:
         levels = (evaluation.sigma_255, evaluation.events, evaluation.alpha, evaluation.levels_255)
         if sum(level is not None for level in levels) > 1:

@@ -108,6 +108,50 @@ def test_a_row_that_ends_by_a_gpu_s_clock_is_refused_without_one(tmp_path):
     assert any("ends by the clock of a GPU" in line for line in said) and not list(tmp_path.glob("runs/*"))
 
 
+def test_a_row_with_neither_weights_nor_data_measures_no_random_network(tmp_path):
+    blank = replace(TINY, name="blank", train=None, data=None, publish=False)
+    with pytest.raises(ReproError, match="blank names neither weights nor data"):
+        campaign.carry_out(blank, 0, tmp_path, say=lambda line: None)
+
+
+def test_measurements_of_other_weights_are_not_published(tmp_path, runs, monkeypatch):
+    """Whoever deletes a network to train it anew keeps its tables, which are of the old one."""
+    monkeypatch.setattr(campaign, "_publish", lambda *_: (_ for _ in ()).throw(ReproError("a full disk")))
+    for seed_of_weights in (0, 1):
+        changed = replace(TINY, train=TINY.train | {"lr": 1e-3 * (1 + seed_of_weights)})
+        with pytest.raises(ReproError, match="a full disk"):
+            campaign.carry_out(changed, 0, tmp_path, say=lambda line: None)
+        folder = runs / "tiny" / "seed0"
+        (table,) = folder.glob("evaluation-*.csv")
+        found = float(pd.read_csv(table)["psnr_db"].iloc[0])
+        if seed_of_weights == 0:
+            first = found
+            for path in folder.glob("*.safetensors"):
+                path.unlink()
+    assert found != first
+
+
+def test_what_cannot_be_removed_costs_space_and_no_record(tmp_path, runs, monkeypatch):
+    """As on shared folders, where a file that is still open stays under another name."""
+    remove = os.unlink
+    keeps = lambda path, *more, **options: None if "checkpoint" in str(path) else remove(path, *more, **options)  # noqa: E731
+    monkeypatch.setattr(os, "unlink", keeps)
+    home = campaign.carry_out(TINY, 0, tmp_path, say=lambda line: None)
+    assert (home / "record.json").exists()
+
+
+def test_a_network_that_was_trained_before_keeps_its_device_and_versions(tmp_path, runs):
+    from repro.train import train
+
+    folder = runs / "tiny" / "seed0"
+    train(TINY.train_config(0), folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"device": "another machine", "versions": {"torch": "1.0"}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    record = records.read(campaign.carry_out(TINY, 0, tmp_path, say=lambda line: None))
+    assert record["device"] == "another machine" and record["versions"] == {"torch": "1.0"}
+
+
 def test_a_pattern_asks_for_what_fits_the_machine():
     rows = [replace(TINY, name=f"a-{budget}", budget=budget) for budget in ("cpu", "gpu", "paper")]
     fits = "gpu" if torch.cuda.is_available() else "cpu"

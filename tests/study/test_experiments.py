@@ -136,6 +136,11 @@ def test_an_evaluation_has_one_kind_of_noise(tmp_path):
         (('pairs = "polyu"', 'pairs = "cc15"'), "tested on cc15, on which it is trained"),
         (('why = "The same in gray', 'because = "The same in gray'), "surplus|complete"),
         (("[[experiment]]", "[[experiment]"), "Cannot read"),
+        (("[budget.paper]", "[budget]\npaper = 3\n[budget.other]"), "no budget|complete"),
+        (('name = "smoke-gray"', 'name = "smoke-gray"\nclaims = "000-*"'), "smoke-gray has claims = '000-.'"),
+        (('name = "smoke-gray"', 'name = "smoke-gray"\nseeds = ["0"]'), "smoke-gray has seeds"),
+        (('name = "smoke-gray"', 'name = "smoke-gray"\nseeds = [0, 0]'), "each named once"),
+        (('name = "smoke-gray"', 'name = "smoke-gray"\nheadline = "no"'), "smoke-gray has headline = 'no'"),
     ],
 )
 def test_a_wrong_row_is_said_in_a_sentence(tmp_path, change, says):
@@ -143,6 +148,22 @@ def test_a_wrong_row_is_said_in_a_sentence(tmp_path, change, says):
     (tmp_path / "experiments.toml").write_text(TEXT.replace(*change))
     with pytest.raises(ReproError, match=says):
         experiments.load(tmp_path / "experiments.toml")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("train = { loss = 'l1' }", "names no data to train on"),
+        ("evaluate = ['kodak24']", "not complete"),
+        ("evaluate = [{ dataset = 'kodak24', limit = '3' }]", "limit = '3'"),
+        ("evaluate = [{ dataset = 'kodak24', clip = 'false' }]", "clip = 'false'"),
+    ],
+)
+def test_what_a_row_may_not_hold_is_said_in_a_sentence(tmp_path, lines, says):
+    row = 'name = "x"\nwhy = ""\nmethod = "dncnn"\nvariant = ""\ncolour = "rgb"\nsigma_255 = 50\nbudget = "smoke"'
+    (tmp_path / "list.toml").write_text(f"[[experiment]]\n{row}\n{lines}\n")
+    with pytest.raises(ReproError, match=f"^list.toml: x .*{says}"):
+        experiments.load(tmp_path / "list.toml")
 
 
 def test_none_stands_for_nothing():
