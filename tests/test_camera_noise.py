@@ -164,5 +164,5 @@ def test_cameras_differ_where_both_strength_and_grain_do():
 def test_the_page_compares_a_sensor_with_itself():
     study = Study(LEDGER, [], [], camera_noise.load())
     text = gradient_pages.describe_camera_noise(study)
-    assert text.count("<tr><td>") == len(camera_noise.PAIRS) and "for the same NikonD800 it is" in text
+    assert text.count("<tr><td>") == len(camera_noise.PAIRS) and "for the same Nikon D800 it is" in text
     assert "Not measured yet" in gradient_pages.describe_camera_noise(Study(LEDGER, [], []))
