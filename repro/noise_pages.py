@@ -197,7 +197,7 @@ def describe_cameras() -> str:
     )
     return (
         f"{len(table)} photographs of {len(by_set)} sets were measured, {len(scenes)} groups by what their "
-        "names tell of set, camera, ISO and scene. The mean strength of a set is {by_set['sigma_255'].min():.1f} to "
+        f"names tell of set, camera, ISO and scene. The mean strength of a set is {by_set['sigma_255'].min():.1f} to "
         f"{by_set['sigma_255'].max():.1f} gray levels. The noise of neighbouring values has a "
         f"correlation of {neighbours.min():.2f} to {neighbours.max():.2f}, that of red and green at the "
         f"same pixel one of {by_set['correlation_colours'].min():.2f} to "

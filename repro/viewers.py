@@ -85,7 +85,7 @@ def show_comparison() -> str:
         f"{render_comparison(shown)}\n\nPart of a photograph that no training saw ({PHOTOGRAPH}, of those that come "
         "with scikit-image): noisy, after each published network that is for such noise, and clean."
         f"{beside} PSNR is that of this part, computed before the pictures were stored as JPEG; the noisy ones "
-        "were cut to the visible range first, which raises theirs by up to 1 dB. The networks differ in "
+        "were cut to the visible range first, which raises theirs. The networks differ in "
         "how long they were trained and how wide they are, so the pictures do not rank the methods.\n\n"
         f"<details><summary>The networks behind the pictures</summary><ul>{items}</ul></details>"
     )

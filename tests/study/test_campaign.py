@@ -137,7 +137,7 @@ def test_what_cannot_be_removed_costs_space_and_no_record(tmp_path, runs, monkey
     keeps = lambda path, *more, **options: None if "checkpoint" in str(path) else remove(path, *more, **options)  # noqa: E731
     monkeypatch.setattr(os, "unlink", keeps)
     home = campaign.carry_out(TINY, 0, tmp_path, say=lambda line: None)
-    assert (home / "record.json").exists()
+    assert (home / "record.json").exists() and list((runs / "tiny" / "seed0").iterdir())
 
 
 def test_a_network_that_was_trained_before_keeps_its_device_and_versions(tmp_path, runs):

@@ -229,6 +229,8 @@ def test_orderings_on_real_noise_are_by_the_measure_they_name(make_record):
     as_printed = make_record("as-printed", 41.09 + SPREAD, **REAL, method="pd", steps=0)
     better = make_record("best", 41.5 + SPREAD, **REAL, pairs="polyu", budget="paper")
     assert settled("001-s43-nam-gain-over-pd", better, as_printed).word == DIRECTION  # its gain is another
+    assert settled("001-order-nam-ssim-over-ridnet", ours, other).word == NOT_TESTABLE
+    assert settled("001-t5-sidd-validation-sadnet", ours).word == NOT_TESTABLE
 
 
 def test_a_lead_over_a_network_that_makes_photographs_worse_is_none(make_record):
