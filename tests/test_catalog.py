@@ -218,6 +218,39 @@ def test_originals_stand_in_for_converted_copies(small, monkeypatch):
         assert copy.name == original.name and torch.equal(copy.clean, original.clean)
 
 
+@pytest.fixture
+def numbered(tmp_path, monkeypatch):
+    """A set of which names are known and checksums are not, as DIV2K is: 1.png and 2.png."""
+    where = tmp_path / "numbered"
+    for number in (1, 2):
+        write_image(where / "train" / f"{number}.png", torch.full((3, 4, 5), number / 10))
+    listed = {"files": {}, "sizes": {}, "members": {"name": "{}.png", "first": 1, "last": 2}}
+    entry = catalog.replace(catalog.DATASETS["div2k"], name="numbered", folder="numbered", **listed)
+    monkeypatch.setitem(catalog.DATASETS, "numbered", entry)
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    return where
+
+
+def test_what_lies_beside_a_set_of_known_names_is_left_alone(numbered):
+    write_image(numbered / "validation" / "3.png", torch.rand(3, 4, 5))
+    write_image(numbered / "train_x2" / "1x2.png", torch.rand(3, 2, 2))
+    before = catalog.identify("numbered")
+    assert [sample.name for sample in catalog.load("numbered")] == ["1", "2"]
+    (numbered / "validation" / "3.png").unlink()
+    assert catalog.identify("numbered") == before
+    write_image(numbered / "train" / "2.png", torch.full((3, 4, 5), 0.9))
+    assert catalog.identify("numbered") != before
+
+
+def test_a_set_unpacked_in_part_is_refused(numbered):
+    (numbered / "train" / "2.png").unlink()
+    with pytest.raises(ReproError, match=r"does not hold all 2 images of numbered: 2\.png is missing\.$"):
+        catalog.load("numbered")
+    (numbered / "train" / "1.png").rename(numbered / "train" / "7.png")
+    with pytest.raises(ReproError, match=r"1\.png is missing, and 1 more\.$"):
+        catalog.load("numbered")
+
+
 # ---- one's own folders
 
 

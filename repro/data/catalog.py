@@ -65,6 +65,9 @@ class DataSet:
     folder: str = ""  # folder in a mirror, where it is not the name
     crop: int | None = None  # side of the centred square that is used, None for whole images
     layout: str = ""  # name in repro.data.official.LAYOUTS, of a set that lies as its home hands it out
+    members: dict = field(
+        default_factory=dict
+    )  # of a set without checksums: its files are name.format(first) to (last)
 
     @property
     def pairs(self) -> bool:
@@ -79,9 +82,8 @@ class DataSet:
 
     @cached_property
     def sha256(self) -> str:
-        """One checksum for the whole set: of its list of checksums, and of the crop. For records."""
-        listing = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(self.files.items()))
-        return hashlib.sha256(f"{listing}crop {self.crop}\n".encode()).hexdigest()
+        """One checksum for the whole set: of its list of checksums, and of the crop."""
+        return _summarise(self.files, self.crop)
 
     def at_home(self) -> dict[str, tuple[str, str]]:
         """Name in the cache -> (address, SHA-256) of every file that the home of the set offers."""
@@ -226,8 +228,10 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
     else:
         where = folder(name)
         listed = {path: stored for path, (stored, _) in _stored(find(name), where).items()}
-    if not listed:  # a folder of one's own, or a set of which the catalogue knows no files
+    if not listed:  # a folder of one's own, or a set of which the catalogue knows no checksums
         listed = {path: path for path in _images_in(where)}
+        if name in DATASETS and DATASETS[name].members:
+            listed = _keep_members(DATASETS[name], where, listed)
     if not listed:
         raise ReproError(f"There is no image in {where}.")
     noisy = {_plain(path): where / stored for path, stored in listed.items() if path.startswith("noisy/")}
@@ -238,6 +242,19 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
     if noisy and sorted(noisy) != names:
         raise ReproError(f"The files in {where / 'noisy'} and {where / 'clean'} do not have the same names.")
     return [(image, path, noisy.get(image)) for image, path in clean]
+
+
+def identify(name: str) -> str:
+    """SHA-256 that tells which images the set ``name`` was, for records: the catalogue's, or one of what is here.
+
+    Of a set that the catalogue has no checksums of, the files that :func:`paths` names are read for it.
+    """
+    entry = find(name)
+    if entry.files:
+        return entry.sha256
+    where = folder(name)
+    used = {path for _, clean, noisy in paths(name) for path in (clean, noisy) if path is not None}
+    return _summarise({Path(os.path.relpath(path, where)).as_posix(): places.sha256(path) for path in used}, entry.crop)
 
 
 def samples(name: str, colour: str | None = "RGB", limit: int | None = None) -> Iterator[Sample]:
@@ -318,6 +335,28 @@ def _plain(path: str) -> str:
 
 def _images_in(where: Path) -> list[str]:
     return sorted(path.relative_to(where).as_posix() for path in where.rglob("*") if is_image(path, where))
+
+
+def _keep_members(entry: DataSet, where: Path, found: dict[str, str]) -> dict[str, str]:
+    """Those of ``found`` that belong to the set: its home's other archives may lie beside them.
+
+    Raises :class:`ReproError` where one of them is not there, as after an archive that was unpacked in part.
+    """
+    numbers = range(entry.members["first"], entry.members["last"] + 1)
+    wanted = dict.fromkeys(entry.members["name"].format(number) for number in numbers)
+    kept = {path: stored for path, stored in found.items() if Path(path).name in wanted}
+    if missing := list(wanted.keys() - {Path(path).name for path in kept}):
+        raise ReproError(
+            f"{where} does not hold all {len(wanted)} images of {entry.name}: {min(missing)} is missing"
+            f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}."
+        )
+    return kept
+
+
+def _summarise(files: dict[str, str], crop: int | None) -> str:
+    """One checksum of many, {path: SHA-256}, and of how the images are cropped."""
+    listing = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(files.items()))
+    return hashlib.sha256(f"{listing}crop {crop}\n".encode()).hexdigest()
 
 
 def _cache(entry: DataSet) -> Path:

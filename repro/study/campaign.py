@@ -476,7 +476,7 @@ def _publish(experiment, seed, folder, results, net, summary, tables) -> Path:
         "peak_memory_mib": summary.get("peak_memory_mib") or measure_peak_mib(),
         "parameters": sum(p.numel() for p in net.parameters()),
         "data": [
-            {"name": s.name, "images": s.images or len(catalog.paths(s.name)), "sha256": s.sha256 if s.files else None}
+            {"name": s.name, "images": s.images or len(catalog.paths(s.name)), "sha256": catalog.identify(s.name)}
             for s in sets
         ],
         "evaluations": evaluations,
