@@ -11,7 +11,7 @@ import torch
 import repro
 from repro.errors import ReproError
 from repro.models.base import count_parameters, pad_to_multiple
-from repro.models.sadnet import OffsetBlock, SADNet, SADNetSizes
+from repro.models.sadnet import READINGS, SADNet, SADNetSizes, enlarge
 from repro.weights import from_upstream
 
 SHARED = Path(os.environ.get("REPRO_SHARED") or Path(__file__).parents[2] / "shared")
@@ -41,6 +41,7 @@ def golden():
         ({"reading": "replication-tail"}, 4_234_723 - 867 + 948),
         ({"reading": "replication-activations"}, 4_234_723),
         ({"reading": "paper-tail"}, 4_234_723 - 768),
+        ({"reading": "paper-transfer"}, 4_234_723 + 3 * 9 * 32 * (216 - 32)),
         ({"width": 8, "offset_width": 8}, 313_027),
         ({"channels": 1, "width": 8}, 612_073),
     ],
@@ -94,9 +95,7 @@ def test_padding_reflects_and_replicates_only_where_too_short():
     assert pad_to_multiple(padded, 8) is padded
 
 
-@pytest.mark.parametrize(
-    "reading", ["authors", "paper-tail", "replication", "replication-activations", "replication-tail"]
-)
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_head_and_tail(reading, channels):
     """With a last layer of zeros the authors' tail returns the network's input, the replication's returns black."""
@@ -120,13 +119,35 @@ def test_replication_activates_after_every_block():
     torch.testing.assert_close(after[0][negative], 0.2 * before[0][negative])
 
 
-def test_offset_features_are_enlarged_with_half_pixel_centres_and_doubled():
-    block = OffsetBlock(width=1, offset_width=1, transfer=True)
-    seen = []
-    block.merge.register_forward_pre_hook(lambda _conv, inputs: seen.append(inputs[0]))
-    block(torch.zeros(1, 1, 2, 4), coarser=torch.tensor([[[[0.0, 4.0]]]]))
-    # Half-pixel centres: 0, 1/4, 3/4, 1 of the way from the first value to the second; then doubled.
-    assert seen[0][0, 1].tolist() == [[0, 2, 6, 8], [0, 2, 6, 8]]
+def test_enlarging_keeps_the_corners_of_the_picture_in_place():
+    # Half-pixel centres: 0, 1/4, 3/4, 1 of the way from the first value to the second.
+    assert enlarge(torch.tensor([[[[0.0, 4.0]]]])).tolist() == [[[[0, 1, 3, 4], [0, 1, 3, 4]]]]
+
+
+def record_transfer(reading):
+    """The network; what scale 3 merges beside its own features; the features that scale 4's offsets come from."""
+    torch.manual_seed(0)
+    net, merged, features = repro.build("sadnet", reading=reading, **SMALL), [], []
+    net.decode3.offset.merge.register_forward_pre_hook(lambda _conv, inputs: merged.append(inputs[0]))
+    net.decode4.offset.register_forward_hook(lambda _block, _inputs, output: features.append(output))
+    noisy = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        net(noisy)
+    return net, noisy, merged[0][:, net.sizes.offset_width :], features[0]
+
+
+def test_the_authors_hand_on_their_features_doubled():
+    _, _, merged, features = record_transfer("authors")
+    assert torch.equal(merged, enlarge(2 * features))
+
+
+def test_the_papers_equation_hands_on_offsets_doubled_and_modulation_as_it_is():
+    net, noisy, merged, _ = record_transfer("paper-transfer")
+    offset, modulation = net.offsets(noisy)[0]
+    assert offset.std() > 0 and modulation.std() > 0, "neither is the same everywhere"
+    doubled, kept = merged.split([offset.shape[1], modulation.shape[1]], 1)
+    torch.testing.assert_close(doubled, 2 * enlarge(offset))
+    torch.testing.assert_close(kept, enlarge(modulation))
 
 
 def test_xavier_covers_the_offset_convolution_and_not_the_deformable_kernel():
@@ -251,6 +272,7 @@ def test_a_single_channel_image_is_refused_by_a_colour_network():
         ("sadnet", {"breadth": 8}, "breadth"),
         ("sadnet", {"width": 12}, "deform_groups"),
         ("sadnet", {"reading": "mine"}, "replication"),
+        ("sadnet", {"reading": "paper-transfer", "transfer": False}, "forbids"),
         ("sadnet", {"initialisation": "zero"}, "zero-offsets"),
         ("sadnet", {"width": "wide"}, "sadnet"),
         ("sadnet", {"width": 8 * 10**9}, "sadnet"),

@@ -17,7 +17,7 @@ Differences between paper, earlier reproduction and authors' code
 ``reading="authors"`` follows the authors' code wherever the paper is silent or says otherwise;
 ``reading="replication"`` follows the replication's text and its Table 1. The two things in which that differs can
 be had alone, ``"replication-activations"`` and ``"replication-tail"``; ``"paper-tail"`` is the last layer of the
-paper's text on an else unchanged network.
+paper's text, and ``"paper-transfer"`` its offset transfer, on an else unchanged network.
 
 - First layer. Paper: one convolution, 1x1. Authors: a 1x1 without activation inside the first ResBlock,
   whose output is also that block's skip. Replication: a 1x1 with leaky ReLU before the first ResBlock.
@@ -27,8 +27,9 @@ paper's text on an else unchanged network.
   Replication: leaky ReLU after every ResBlock, RSAB, context block, transposed and 1x1 convolution. (Its
   report holds that the authors apply these at model level. Their code does not.)
 - Offset transfer. Paper, Eq. 5: the offsets of the coarser scale are enlarged in size and in value, its
-  modulation in size. Authors: what is enlarged and doubled is a 32-channel feature from which offsets *and*
-  modulation logits are still to be computed, so the modulation is doubled with them.
+  modulation in size; both, after the sigmoid here, go into the convolution that merges them with the scale's own
+  features. Authors: what is enlarged and doubled is a 32-channel feature from which offsets *and* modulation logits
+  are still to be computed, so what becomes the modulation is doubled, too.
 - Width of the offset features. Paper: not said. Replication's table: that of the block (256, 128, 64, 32);
   but it reports using the authors' block unchanged. Authors, and here: 32 at every scale.
 - Deformable groups. Paper and replication: not said. Authors: 8.
@@ -64,6 +65,7 @@ from repro.ops import DeformConv2d
 
 SLOPE = 0.2  # of the leaky ReLU, everywhere
 KERNEL_POINTS = 9  # of a 3x3 kernel
+READINGS = ("authors", "replication", "replication-activations", "replication-tail", "paper-tail", "paper-transfer")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SADNetSizes:
     rsab: bool = True
     transfer: bool = True
     context: bool = True
-    reading: str = "authors"  # or "replication", "replication-activations", "replication-tail", "paper-tail"
+    reading: str = "authors"  # or another of READINGS
     initialisation: str = "xavier"  # or "default", "zero-offsets"
 
     def __post_init__(self):
@@ -91,12 +93,14 @@ class SADNetSizes:
         if self.width % self.deform_groups:
             raise ValueError(f"deform_groups = {self.deform_groups} does not divide width = {self.width}.")
         known = {
-            "reading": ("authors", "replication", "replication-activations", "replication-tail", "paper-tail"),
+            "reading": READINGS,
             "initialisation": ("xavier", "default", "zero-offsets"),
         }
         for name, words in known.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {' or '.join(map(repr, words))}, not {getattr(self, name)!r}.")
+        if self.reading == "paper-transfer" and not self.transfer:
+            raise ValueError("reading = 'paper-transfer' is a way to transfer offsets, which transfer = False forbids.")
 
     @property
     def activates_everywhere(self) -> bool:
@@ -108,6 +112,13 @@ class SADNetSizes:
         """Whether the last layer sees the noisy image beside the features, which is then not added."""
         return self.reading in ("replication", "replication-tail")
 
+    @property
+    def transferred(self) -> int:
+        """How many channels each scale of the decoder hands to the next for its offsets."""
+        if not self.transfer:
+            return 0
+        return 3 * KERNEL_POINTS * self.deform_groups if self.reading == "paper-transfer" else self.offset_width
+
 
 def conv3x3(channels_in: int, channels_out: int, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation)
@@ -115,6 +126,10 @@ def conv3x3(channels_in: int, channels_out: int, dilation: int = 1) -> nn.Conv2d
 
 def activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE)
+
+
+def enlarge(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class ResBlock(nn.Module):
@@ -146,21 +161,23 @@ class ContextBlock(nn.Module):
 
 
 class OffsetBlock(nn.Module):
-    """The features from which a scale's offsets and modulation are computed: F_offset and F_up of Eq. 5."""
+    """The features from which a scale's offsets and modulation are computed: F_offset and F_up of Eq. 5.
 
-    def __init__(self, width: int, offset_width: int, transfer: bool):
+    ``transferred`` channels come from the coarser scale, doubled where they are, or become, offsets: a shift by one
+    position there is one by two positions here. (Before the enlargement this touches a quarter of the values, and gives
+    the same bits.)
+    """
+
+    def __init__(self, width: int, offset_width: int, transferred: int = 0):
         super().__init__()
         self.extract = conv3x3(width, offset_width)
-        self.merge = conv3x3(2 * offset_width, offset_width) if transfer else None
+        self.merge = conv3x3(offset_width + transferred, offset_width) if transferred else None
         self.refine = conv3x3(offset_width, offset_width)
 
     def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
         features = activate(self.extract(x))
         if self.merge is not None:
-            # A shift by one position of the coarser scale is one by two positions here: hence the factor 2.
-            # Before the enlargement it touches a quarter of the values, and gives the same bits.
-            enlarged = F.interpolate(2 * coarser, scale_factor=2, mode="bilinear", align_corners=False)
-            features = activate(self.merge(torch.cat([features, enlarged], 1)))
+            features = activate(self.merge(torch.cat([features, enlarge(coarser)], 1)))
         return activate(self.refine(features))  # [B, 32, h, w]
 
 
@@ -175,13 +192,12 @@ class RSAB(nn.Module):
         self.conv = conv3x3(width, width)
 
     def split(self, located: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets [B, 18 G, h, w] (group, kernel point, then y, x), modulation [B, 9 G, h, w] in (0, 1)."""
+        """Offset [B, 18 G, h, w] (group, kernel point, then y, x), modulation [B, 9 G, h, w] in (0, 1)."""
         # One split rather than two slices: its gradient is a single concatenation.
         offset, logits = located.split([self.offset_channels, self.offset_channels // 2], 1)
         return offset, logits.sigmoid()
 
-    def forward(self, x: Tensor, offset_features: Tensor) -> Tensor:
-        offset, modulation = self.split(self.locate(offset_features))
+    def forward(self, x: Tensor, offset: Tensor, modulation: Tensor) -> Tensor:
         return self.conv(activate(self.deform(x, offset, modulation))) + x  # Eq. 4
 
 
@@ -198,24 +214,31 @@ class DecoderScale(nn.Module):
             self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
             self.fuse = nn.Conv2d(2 * width, width, 1)
         if sizes.rsab:
-            self.offset = OffsetBlock(width, sizes.offset_width, sizes.transfer and not coarsest)
+            self.offset = OffsetBlock(width, sizes.offset_width, 0 if coarsest else sizes.transferred)
             self.block = RSAB(width, sizes.offset_width, sizes.deform_groups)
         else:
             self.offset = None
             self.block = ResBlock(width)
         self.after = after
+        self.hands_on_offsets = sizes.reading == "paper-transfer"
 
     def forward(
         self, x: Tensor, skip: Tensor | None = None, coarser: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The scale's features [B, width, h, w], and its offset features [B, 32, h, w] for the next."""
+        """The scale's features [B, width, h, w], and what the next scale merges with its own for its offsets.
+
+        That are twice this scale's offset features [B, 32, h, w]; or, as Eq. 5 has it, twice its offset and its
+        modulation, [B, 27 G, h, w].
+        """
         if skip is not None:
             x = self.after(self.up(x))  # [B, 2 width, h/2, w/2] -> [B, width, h, w]
             x = self.after(self.fuse(torch.cat([x, skip], 1)))
         if self.offset is None:
             return self.after(self.block(x)), None
         features = self.offset(x, coarser)
-        return self.after(self.block(x, features)), features
+        offset, modulation = self.block.split(self.block.locate(features))
+        handed_on = torch.cat([2 * offset, modulation], 1) if self.hands_on_offsets else 2 * features
+        return self.after(self.block(x, offset, modulation)), handed_on
 
 
 class SADNet(Denoiser):
@@ -266,10 +289,10 @@ class SADNet(Denoiser):
         if self.context is not None:
             x4 = self.after(self.context(x4))
 
-        x, features = self.decode4(x4)
-        x, features = self.decode3(x, x3, features)
-        x, features = self.decode2(x, x2, features)
-        x, _ = self.decode1(x, x1, features)
+        x, coarser = self.decode4(x4)
+        x, coarser = self.decode3(x, x3, coarser)
+        x, coarser = self.decode2(x, x2, coarser)
+        x, _ = self.decode1(x, x1, coarser)
 
         if self.sizes.concatenates_input:
             clean = self.last(torch.cat([x, padded], 1))

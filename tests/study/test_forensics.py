@@ -124,11 +124,12 @@ def test_a_joint_effect_is_told_once_and_its_points_say_why_not_theirs():
             assert point.comparisons or point.commands or point.unmeasured, point.id
 
 
-def test_the_joint_effect_of_the_replication_is_taken_apart_by_options():
-    """The options that the commands name make up the replication's network, and nothing else does."""
+def test_the_joint_effect_of_the_replication_is_taken_apart_by_experiments():
+    """The parts that are trained apart make up the replication's network, and nothing else does."""
     (joint,) = (c for e in ENTRIES for c in e.comparisons if c.a.experiment == "reading-replication" and c.joint)
-    commands = " ".join(command for entry in ENTRIES if entry.id in joint.joint for command in entry.commands)
-    named = {reading: SADNetSizes(reading=reading) for reading in re.findall(r"reading=(replication\S*)", commands)}
+    apart = [c for entry in ENTRIES if entry.id in joint.joint for c in entry.comparisons if c.b == joint.b]
+    readings = {EXPERIMENTS[comparison.a.experiment].sizes["reading"] for comparison in apart}
+    named = {reading: SADNetSizes(reading=reading) for reading in readings}
     whole, authors = SADNetSizes(reading="replication"), SADNetSizes()
     assert len(named) == 2
     for option in ("activates_everywhere", "concatenates_input"):
