@@ -107,7 +107,7 @@ def _read_catalog() -> dict[str, DataSet]:
         title="The 500x500 centres of kodak24",
         sizes={"500x500": 24},
         crop=500,
-        note="As some repositories carry them. Scores are 0.14 to 0.17 dB lower than on the full images.",
+        note="As some repositories carry them. Published averages for Kodak24 do not belong to them.",
     )
     return sets
 
