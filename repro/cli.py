@@ -567,10 +567,19 @@ def book(
 
 
 @data_app.command("list", cls=Command)
-def list_data() -> None:
+def list_data(
+    names: Annotated[list[str] | None, typer.Argument(help="Sets of which to tell all: terms, home, citation.")] = None,
+) -> None:
     """Every set: images, role, whether it is here, and what it is."""
     from repro.data import catalog
 
+    for entry in map(catalog.find, names or []):
+        about = {"what": entry.title, "images": entry.images or "", "role": entry.role, "terms": entry.licence}
+        about |= {"home": entry.home, "cite": entry.citation, "note": entry.note}
+        about |= {"here": catalog.locate(entry.name) or "no", "checksum": entry.sha256 if entry.files else ""}
+        typer.echo(f"{entry.name}\n" + "\n".join(f"  {key:<9} {value}" for key, value in about.items() if value))
+    if names:
+        return
     for name, entry in catalog.DATASETS.items():
         here = "here" if catalog.locate(name) else "on request" if not entry.at_home() else "to fetch"
         typer.echo(f"{name:<16} {entry.images or '':>4} {entry.role:<21} {here:<11} {entry.title}")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro import files
+from repro.data import catalog
 from repro.models import build
 from repro.notebooks import render_table
 from repro.study import claims as ledger
@@ -107,6 +108,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "costs_nonlocal": lambda: cost_pages.describe_nonlocal(settled),
         "costs_times": lambda: cost_pages.describe_times(settled),
         "costs_figure": lambda: cost_pages.describe_figure(settled, study, folder),
+        "data_sets": describe_data_sets,
         "experiments": lambda: describe_experiments(study),
         "ledger": lambda: describe_ledger(settled),
     }
@@ -419,6 +421,15 @@ def describe_budgets(study: Study, *methods: str) -> str:
     caption = ", ".join(f"{name} {table[name].iloc[0]}" for name in alike)
     shown = table.drop(columns=alike)
     return render_table(shown, f"{methods[0]}-runs", f"All runs: {caption}" if caption else "", csv=table)
+
+
+def describe_data_sets() -> str:
+    """The catalogue: how many images each set has, what it is used for, on whose terms, and where it comes from."""
+    rows = [
+        f"| `{entry.name}` | [{entry.title}]({entry.home}) | {entry.images or '–'} | {entry.role} | {entry.licence} |"
+        for entry in catalog.DATASETS.values()
+    ]
+    return "\n".join(["| name | what it is | images | for | terms |", "|---|---|---|---|---|", *rows])
 
 
 def describe_experiments(study: Study) -> str:

@@ -521,6 +521,9 @@ def test_data_commands(tmp_path, monkeypatch):
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.output.splitlines()}
     assert "here" in lines["embedded-test"] and "to fetch" in lines["kodak24"] and "on request" in lines["dnd"]
+    told = call("data", "list", "polyu", "dnd").output
+    assert all(text in told for text in (catalog.DATASETS["polyu"].licence, catalog.DATASETS["dnd"].home, "J. Xu"))
+    assert "no data set 'x'" in failure("data", "list", "x")
     result = call("data", "path", "embedded-test")
     assert (Path(result.output.strip()) / "chelsea.png").is_file()
     assert call("data", "fetch", "embedded-train").exit_code == 0
