@@ -8,7 +8,7 @@ import repro
 from repro import files
 from repro.data import catalog
 from repro.errors import ReproError
-from repro.study import claims, experiments
+from repro.study import claims, experiments, verdicts
 
 EXPERIMENTS = experiments.load()
 TEXT = (files.results() / "experiments.toml").read_text()
@@ -26,6 +26,18 @@ def test_every_row_makes_a_run(experiment):
         config = experiment.train_config(experiment.seeds[0])
         assert config.steps or config.seconds
         assert catalog.find(experiment.data).role.startswith("train")
+
+
+def test_a_row_lists_the_claims_that_rest_on_it():
+    ledger, rows = claims.load(), {experiment.name: experiment for experiment in EXPERIMENTS}
+    listed = {name: set(claims.match(ledger, row.claims).index) for name, row in rows.items()}
+    resting = [
+        (claim, name)
+        for claim, evidence in verdicts.load()["evidence"].dropna().items()
+        for name in re.findall(r"(\S+)-seed\d+\b", evidence)
+    ]
+    assert len(resting) > 300
+    assert not [(claim, name) for claim, name in resting if claim not in listed[name]]
 
 
 def test_what_a_row_needs_stands_above_it():
