@@ -1,6 +1,7 @@
 """Means with their uncertainty. Images are what is drawn, since pixels of one image are not independent; and
 trainings, where there are several."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,25 @@ def compare(
     return _bootstrap([one, -other], draws, seed, LEVEL)
 
 
+def bootstrap_average(sets: Sequence[ArrayLike], draws: int = DRAWS, seed: int = 0) -> Interval:
+    """The interval of the mean of the means of several image sets, each [images] or [images, seeds].
+
+    The images of each set are drawn by themselves, the trainings together for all sets, which they are the same for
+    (ValueError where their numbers differ). The count is that of all images.
+    """
+    columns = [_to_columns(values) for values in sets]
+    trainings = {values.shape[1] for values in columns}
+    if len(trainings) != 1:
+        raise ValueError("An average over sets needs the same trainings in each of them.")
+    count, mean = sum(map(len, columns)), float(np.mean([values.mean() for values in columns]))
+    if min(map(len, columns)) < 2:
+        return Interval(mean, float("nan"), float("nan"), count)
+    random = np.random.default_rng(seed)
+    chosen = _draw_trainings(random, trainings.pop(), draws)
+    means = np.mean([_draw_means(values, _draw_images(random, len(values), draws), chosen) for values in columns], 0)
+    return Interval(mean, *_cut_tails(means, LEVEL), count)
+
+
 def _to_columns(values: ArrayLike) -> np.ndarray:
     """[images, seeds]"""
     values = np.asarray(values, np.float64)
@@ -73,16 +93,31 @@ def _bootstrap(sides: list[np.ndarray], draws: int, seed: int, level: float) -> 
     if count < 2:
         return Interval(mean, float("nan"), float("nan"), count)
     random = np.random.default_rng(seed)
-    images = random.integers(count, size=(draws, count))
-    means = np.zeros(draws)
-    for side in sides:
-        trainings = side.shape[1]
-        by_training = np.stack([column[images].mean(1) for column in side.T])  # [seeds, draws]
-        chosen = random.integers(trainings, size=(trainings, draws)) if trainings > 1 else np.zeros((1, draws), int)
-        means += np.take_along_axis(by_training, chosen, 0).mean(0)
+    images = _draw_images(random, count, draws)
+    means = sum(_draw_means(side, images, _draw_trainings(random, side.shape[1], draws)) for side in sides)
+    return Interval(mean, *_cut_tails(means, level), count)
+
+
+def _draw_images(random: np.random.Generator, count: int, draws: int) -> np.ndarray:
+    """[draws, count]"""
+    return random.integers(count, size=(draws, count))
+
+
+def _draw_trainings(random: np.random.Generator, trainings: int, draws: int) -> np.ndarray:
+    """[trainings, draws]"""
+    return random.integers(trainings, size=(trainings, draws)) if trainings > 1 else np.zeros((1, draws), int)
+
+
+def _draw_means(values: np.ndarray, images: np.ndarray, trainings: np.ndarray) -> np.ndarray:
+    """The mean of ``values`` [images, seeds] in each draw."""
+    by_training = np.stack([column[images].mean(1) for column in values.T])  # [seeds, draws]
+    return np.take_along_axis(by_training, trainings, 0).mean(0)
+
+
+def _cut_tails(means: np.ndarray, level: float) -> tuple[float, float]:
     tail = 50 * (1 - level)
     low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(mean, float(low), float(high), count)
+    return float(low), float(high)
 
 
 def permute(values: ArrayLike, labels: ArrayLike, strata: ArrayLike, draws: int = DRAWS, seed: int = 0) -> float:

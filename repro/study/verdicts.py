@@ -44,7 +44,7 @@ from repro.study import experiments as listing
 from repro.study import records as archive
 from repro.study.experiments import Experiment
 from repro.study.records import Record
-from repro.study.statistics import Interval, bootstrap, compare
+from repro.study.statistics import Interval, bootstrap, bootstrap_average, compare
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction reproduced"
@@ -429,15 +429,14 @@ def _describe_equal_variances(claim: pd.Series, evaluation: str, study: Study) -
 
 def hold_against(claim: pd.Series, group: Group, *values: pd.DataFrame) -> dict:
     """Facts for a verdict on a printed PSNR. ``values`` are ours per image and seed; where the printed value is the
-    mean of the means of several sets, one frame for each, and no interval."""
+    mean of the means of several sets, one frame for each."""
     ours = float(np.mean([frame.to_numpy().mean() for frame in values]))
     tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}
     facts |= {"budget": group.budget, "evidence": group.names}
-    if len(values) == 1:
-        interval = bootstrap(values[0] - claim["number"])
-        facts |= {"low": interval.low, "high": interval.high}
-    return facts
+    differences = [frame - claim["number"] for frame in values]
+    interval = bootstrap(differences[0]) if len(values) == 1 else bootstrap_average(differences)
+    return facts | {"low": interval.low, "high": interval.high}
 
 
 def describe_difference(facts: dict) -> str:

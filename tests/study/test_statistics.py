@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.study.statistics import bootstrap, compare, permute
+from repro.study.statistics import bootstrap, bootstrap_average, compare, permute
 
 
 def test_two_values_by_hand():
@@ -35,6 +35,25 @@ def test_the_seed_fixes_the_interval():
     values = np.sqrt(np.arange(24.0))
     assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
     assert bootstrap(values, seed=3) != bootstrap(values, seed=4)
+
+
+def test_each_set_counts_the_same_in_an_average_and_small_ones_scatter_more():
+    random = np.random.default_rng(3)
+    small, large = random.normal(20, 1, 25), random.normal(30, 1, 900)
+    mean, low, high, count = bootstrap_average([small, large])
+    half = 1.96 * np.sqrt(small.var() / 25 + large.var() / 900) / 2
+    assert mean == pytest.approx((small.mean() + large.mean()) / 2) and count == 925
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.015)
+    assert np.isnan(bootstrap_average([small, large[:1]]).low)
+    with pytest.raises(ValueError, match="same trainings"):
+        bootstrap_average([small, np.zeros((9, 2))])
+
+
+def test_sets_of_the_same_trainings_go_up_and_down_together():
+    one, other = _trainings(-1.0, 1.0, count=50), _trainings(-1.0, 1.0, count=80, random_state=1)
+    apart = _trainings(1.0, -1.0, count=80, random_state=1)
+    widths = [np.subtract(*bootstrap_average([one, second])[2:0:-1]) for second in (other, apart)]
+    assert widths[0] > 1.9 > 0.5 > widths[1], "what one set loses by a training the other wins by it"
 
 
 def test_pairing_removes_the_spread_between_images():
