@@ -108,15 +108,26 @@ def describe_effects(findings: list[Finding], folder: Path) -> str:
     if not effects:
         return EMPTY
     plots.save(draw_effects(effects), folder / "forensics_effects.png")
-    largest = "; ".join(f"{name_effect(*pair)}: {show_interval(pair[1].interval, 'dB')}" for pair in effects[:3])
+    largest = "; ".join(
+        f"{name_effect(*pair)}{_mark(pair[1])}: {show_interval(pair[1].interval, 'dB')}" for pair in effects[:3]
+    )
+    away = "" if not any(effect.ran_away for _, effect in effects) else (
+        " An asterisk marks effects for which sampling points ran away in a training: what it would bring without that "
+        "is not known."
+    )  # fmt: skip
     alt = f"Effects of {len(effects)} disagreements in dB with their 95 % intervals, the largest first. {largest}."
     return (
         f"```{{image}} _generated/forensics_effects.png\n:alt: {alt}\n:align: left\n```\n\n"
         f"The {_count(len(effects), 'largest effect')}. Positive: the other way gives a higher PSNR than this study's. "
         "Filled dots are one network scored in two ways, hollow diamonds two trainings; bars are 95 % intervals over "
         "images, and over seeds where there are several. The scale is linear within the gray band, which is what a "
-        "verdict lets pass between two trainings, and logarithmic outside."
+        f"verdict lets pass between two trainings, and logarithmic outside.{away}"
     )
+
+
+def _mark(effect: Effect) -> str:
+    """An asterisk for an effect that rests on a training in which sampling points ran away."""
+    return "*" if effect.ran_away else ""
 
 
 def name_effect(entry: Disagreement, effect: Effect) -> str:
@@ -138,7 +149,7 @@ def draw_effects(effects: list[tuple[Disagreement, Effect]]) -> Figure:
     for (_, effect), label in zip(effects, labels, strict=True):
         mean, low, high, _ = effect.interval
         reach = max(reach, *(abs(value) for value in (mean, low, high) if value == value))
-        text = "\n".join([*label[:-1], f"{label[-1]}  {_sign(mean, _digits(mean))} dB"])
+        text = "\n".join([*label[:-1], f"{label[-1]}  {_sign(mean, _digits(mean))} dB{_mark(effect)}"])
         axes.text(0, place, text, transform=axes.get_yaxis_transform(), fontsize=8.5, va="top")
         place += 0.16 * len(label) + 0.1
         axes.plot([0, 0], [place - 0.07, place + 0.07], color=plots.FAINT, linewidth=1)
@@ -254,7 +265,7 @@ def list_rows(findings: list[Finding]) -> pd.DataFrame:
             measured = {"change": effect.comparison.change, "effect": mean, "low": low, "high": high}
             measured |= {"unit": effect.unit, "images": images, "word": effect.word}
             measured |= {"a": str(effect.comparison.a), "b": str(effect.comparison.b)}
-            measured |= {"ours_only": effect.comparison.ours_only}
+            measured |= {"ours_only": effect.comparison.ours_only, "ran_away": " ".join(effect.ran_away)}
             rows.append(about | measured | {"joint": " ".join(effect.comparison.joint)})
         for gap in finding.gaps:
             sides = {"a": str(gap.comparison.a), "b": str(gap.comparison.b), "joint": " ".join(gap.comparison.joint)}
@@ -327,11 +338,8 @@ def _show_joint(comparison: Comparison, points: dict[str, Disagreement]) -> str:
 def _show_effect(effect: Effect, points: dict[str, Disagreement]) -> str:
     images = _count(effect.interval.count, "image")
     whose = "for scale, as no source does it: " if effect.comparison.ours_only else ""
-    sides = {record.name: record for group in (effect.first, effect.second) for record in group.records}
-    lost = [] if effect.same_network else [name for name, record in sides.items() if record.ran_away]
-    away = (
-        f'<div class="why">in the training of {escape(", ".join(lost))} sampling points ran away</div>' if lost else ""
-    )
+    lost = escape(", ".join(effect.ran_away))
+    away = f'<div class="why">in the training of {lost} sampling points ran away</div>' if lost else ""
     return (
         f"{PART}{whose}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: "
         f"{escape(effect.comparison.change)}"

@@ -128,6 +128,12 @@ class Effect:
         return _networks(self.first).keys() == _networks(self.second).keys()
 
     @property
+    def ran_away(self) -> list[str]:
+        """Those of its trainings in which sampling points ran away: their networks say little of the setting itself."""
+        records = {record.name: record for group in (self.first, self.second) for record in group.records}
+        return [name for name, record in records.items() if record.ran_away]
+
+    @property
     def tolerance(self) -> float:
         """What a verdict would let pass: of one network scored again, or of networks trained here."""
         return verdicts.PSNR_DB if self.same_network else verdicts.PSNR_TRAINED_HERE_DB

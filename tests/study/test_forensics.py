@@ -375,6 +375,17 @@ def test_every_disagreement_has_a_row_and_nothing_is_left_unsaid(findings, table
         assert bool(re.search(r"<b>[+−]\d", whole)) == (finding.state == forensics.MEASURED)
 
 
+def test_an_effect_of_a_training_whose_sampling_points_ran_away_is_marked(findings, table, tmp_path):
+    every = [effect for finding in findings for effect in finding.effects]
+    away = [effect for effect in every if effect.ran_away]
+    assert 0 < len(away) < len(every) / 4 and any(effect.same_network for effect in away)
+    assert table.count("sampling points ran away") == len(away)
+    shown = forensic_pages.describe_effects(findings, tmp_path)
+    assert "An asterisk marks" in shown
+    calm = [f for f in findings if not any(effect.ran_away for effect in f.effects)]
+    assert "asterisk" not in forensic_pages.describe_effects(calm, tmp_path)
+
+
 def test_a_row_escapes_what_it_shows(make_record, tmp_path):
     text = HEAD.replace('"p"', '"<script>"') + 'paper = "a < b and `c > d`"\nno_effect = "n & m"\n'
     found = forensics.find(make_study(), forensics.load(write(tmp_path, text)))
