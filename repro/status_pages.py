@@ -135,6 +135,7 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
             "**No GPU has been measured for this budget yet**: the numbers show why it needs some. "
             f"{_describe_arithmetic(runs)}"
         )
+    remarks.append(describe_lengths(runs))
     if foreign:
         remarks.append(f"The measurement is of another floating-point precision than {', '.join(foreign)}.")
     remarks.append(
@@ -155,6 +156,25 @@ def _describe_arithmetic(runs: Sequence[Run]) -> str:
         f"Together the runs have {total} million billion forward multiply-adds. On devices that train at 1,000 billion "
         f"per second each, {' / '.join(map(str, DEVICES))} of them would take {days} days; at twice that speed, "
         "half as long."
+    )
+
+
+def describe_lengths(runs: Sequence[Run]) -> str:
+    """Whose trainings the runs are as long as; what SSDN's authors' length would add to the whole."""
+    told = (
+        "A run is as long as the source that prints its numbers trained, and where that does not say how long, as for "
+        "all of ScaoedNet, as was chosen here."
+    )
+    shortened = [run for run in runs if run.method in ("ssdn", "unet")]  # 002 trains a tenth of what its paper does
+    if not shortened:
+        return told
+    printed = ledger.load()["number"]
+    own, original = (printed[f"002-s4-iterations{end}"] for end in ("", "-original"))
+    added = (original / own - 1) * sum(run.multiply_adds for run in shortened)
+    whole = sum(run.multiply_adds for run in runs)
+    return (
+        f"{told} SSDN and its baselines have the {own:,.0f} images of their replication; with their authors' "
+        f"{original:,.0f} all runs together would take {1 + added / whole:.1f} times the arithmetic."
     )
 
 

@@ -65,6 +65,14 @@ def test_costs_are_days_and_say_what_was_not_measured():
     assert "no throughput is measured" in status_pages.describe_cost([RUN], [])
 
 
+def test_what_ssdns_authors_length_would_add_follows_from_its_share():
+    assert "replication" not in status_pages.describe_lengths([RUN])
+    half = [RUN, replace(RUN, name="b-seed0", method="ssdn")]
+    text = status_pages.describe_lengths(half)  # ten times as long: (1 + 10) / 2
+    assert "the 200,000 images of their replication; with their authors' 2,000,000" in text and "take 5.5 times" in text
+    assert text in status_pages.describe_cost(half, [CPU])
+
+
 def test_what_the_cost_leaves_out_follows_from_the_list():
     paper = replace(experiments.get("sadnet-colour-50-paper"), claims=("a",))
     narrow = replace(paper, name="narrow", budget="cpu", variant="full, width 8")
