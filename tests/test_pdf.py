@@ -35,7 +35,7 @@ def test_without_a_browser_or_a_book_one_sentence_says_so(monkeypatch, tmp_path,
 
 
 needs_book = pytest.mark.skipif(
-    PROGRAM is None or not all((BUILT / f"{page}.html").exists() for page in PAGES), reason="no chromium, or no book"
+    PROGRAM is None or not (BUILT / f"{PAGES[0]}.html").exists(), reason="no chromium, or no book"
 )
 
 

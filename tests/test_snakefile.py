@@ -150,6 +150,47 @@ def test_a_setting_that_is_unknown_or_names_no_command_is_refused(settings, sent
     assert code != 0 and sentence in said
 
 
+RUN = "{repro} experiment small-sadnet --seed 0 --results {results} --experiments {list}"
+TORCHRUN = "{torchrun} --no-python --nproc-per-node=8"
+STORAGE = ("--default-storage-provider", "fs", "--default-storage-prefix", "/study")
+
+
+@needs_snakemake
+@pytest.mark.parametrize(
+    ("settings", "options", "resources", "command"),
+    [
+        ({}, (), {"nodes": "1"}, RUN),
+        ({"gpus": 8}, (), {"gpu": "8", "gpu_manufacturer": "nvidia", "scale": "0"}, f"{TORCHRUN} --standalone {RUN}"),
+        (
+            {"gpus": 8, "nodes": 2},
+            (),
+            {"nodes": "2", "tasks": "2", "mpi": "srun", "slurm_extra": "--gpus-per-node=8"},
+            "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 --gpus-per-node=8 "
+            f'{TORCHRUN} --nnodes=2 --rdzv-backend=c10d --rdzv-endpoint="$(hostname)":29400 '
+            f'--rdzv-id="$SLURM_JOB_ID" {RUN}',
+        ),
+        (  # in pods the record is copied to where Snakemake's storage finds it
+            {"gpus": 1},
+            STORAGE,
+            {"gpu": "1", "scale": "0"},
+            f"{RUN} && cp {{record}} .snakemake/storage/fs/study/snakemake/runs/small-sadnet/seed0/record.json",
+        ),
+    ],
+    ids=["one process", "a node of GPUs", "two nodes of GPUs", "pods"],
+)
+def test_what_a_scheduler_is_told_of_a_run(settings, options, resources, command, tmp_path):
+    """Planned and not run: there is no cluster here."""
+    planned = Workflow(tmp_path / "planned", **settings)
+    code, said = planned.run("--dry-run", "--printshellcmds", *options)
+    assert code == 0, said
+    (job,) = re.findall(r"wildcards: experiment=small-sadnet, .*?\nShell command: .*?\n", said, re.DOTALL)
+    told = dict(re.findall(r"(\w+)=([^,\n]+)", job.partition("resources: ")[2].partition("\n")[0]))
+    assert told.items() >= resources.items() and ("gpu" in resources) == ("gpu" in told)
+    places = {"repro": planned.repro, "torchrun": planned.repro.with_name("torchrun"), "results": planned.results}
+    places |= {"list": planned.folder / "list.toml", "record": planned.results / "runs/small-sadnet/seed0/record.json"}
+    assert job.partition("Shell command: ")[2].strip() == command.format(**places)
+
+
 def test_every_setting_of_the_snakefile_is_explained_at_its_top():
     text = (files.root() / "Snakefile").read_text()
     explained = re.findall(r"^    (\w+)  ", text.split('"""')[1].partition("Settings (")[2], re.MULTILINE)
