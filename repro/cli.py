@@ -573,9 +573,10 @@ def list_data(
     """Every set: images, role, whether it is here, and what it is."""
     from repro.data import catalog
 
-    for entry in map(catalog.find, names or []):
+    for entry in [catalog.find(name) for name in names or []]:
         about = {"what": entry.title, "images": entry.images or "", "role": entry.role, "terms": entry.licence}
-        about |= {"home": entry.home, "cite": entry.citation, "note": entry.note}
+        about |= {"home": entry.home, "cite": entry.citation, "note": entry.note, "to obtain": entry.obtain}
+        about |= {"sizes": ", ".join(f"{count} of {size}" for size, count in entry.sizes.items())}
         about |= {"here": catalog.locate(entry.name) or "no", "checksum": entry.sha256 if entry.files else ""}
         typer.echo(f"{entry.name}\n" + "\n".join(f"  {key:<9} {value}" for key, value in about.items() if value))
     if names:

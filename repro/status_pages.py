@@ -162,8 +162,8 @@ def _describe_arithmetic(runs: Sequence[Run]) -> str:
 def describe_lengths(runs: Sequence[Run]) -> str:
     """Whose trainings the runs are as long as; what SSDN's authors' length would add to the whole."""
     told = (
-        "A run is as long as the source that prints its numbers trained, and where that does not say how long, as for "
-        "all of ScaoedNet, as was chosen here."
+        "SADNet's runs are as long as in its authors' code, GradNet's as in the slides, SSDN's as in the replication; "
+        "ScaoedNet's length is in no source and was chosen here."
     )
     shortened = [run for run in runs if run.method in ("ssdn", "unet")]  # 002 trains a tenth of what its paper does
     if not shortened:
@@ -173,8 +173,8 @@ def describe_lengths(runs: Sequence[Run]) -> str:
     added = (original / own - 1) * sum(run.multiply_adds for run in shortened)
     whole = sum(run.multiply_adds for run in runs)
     return (
-        f"{told} SSDN and its baselines have the {own:,.0f} images of their replication; with their authors' "
-        f"{original:,.0f} all runs together would take {1 + added / whole:.1f} times the arithmetic."
+        f"{told} For SSDN and its baselines these are {own:,.0f} images; with the {original:,.0f} of SSDN's authors "
+        f"all runs together would take {1 + added / whole:.1f} times the arithmetic."
     )
 
 

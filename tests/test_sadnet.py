@@ -272,7 +272,7 @@ def test_a_single_channel_image_is_refused_by_a_colour_network():
         ("sadnet", {"breadth": 8}, "breadth"),
         ("sadnet", {"width": 12}, "deform_groups"),
         ("sadnet", {"reading": "mine"}, "replication"),
-        ("sadnet", {"reading": "paper-transfer", "transfer": False}, "forbids"),
+        ("sadnet", {"reading": "paper-transfer", "transfer": False}, "needs rsab"),
         ("sadnet", {"initialisation": "zero"}, "zero-offsets"),
         ("sadnet", {"width": "wide"}, "sadnet"),
         ("sadnet", {"width": 8 * 10**9}, "sadnet"),

@@ -66,10 +66,10 @@ def test_costs_are_days_and_say_what_was_not_measured():
 
 
 def test_what_ssdns_authors_length_would_add_follows_from_its_share():
-    assert "replication" not in status_pages.describe_lengths([RUN])
+    assert "images" not in status_pages.describe_lengths([RUN])
     half = [RUN, replace(RUN, name="b-seed0", method="ssdn")]
     text = status_pages.describe_lengths(half)  # ten times as long: (1 + 10) / 2
-    assert "the 200,000 images of their replication; with their authors' 2,000,000" in text and "take 5.5 times" in text
+    assert "200,000 images; with the 2,000,000 of SSDN's authors" in text and "take 5.5 times" in text
     assert text in status_pages.describe_cost(half, [CPU])
 
 

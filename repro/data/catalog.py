@@ -9,7 +9,7 @@ looked for in this order:
 
 ``embedded-train`` and ``embedded-test`` are photographs that scikit-image ships; they need none of this. SIDD, DND,
 RENOIR and Nam's whole images have no checksums here: they are read from the mirror as their homes hand them out
-(:mod:`repro.data.official`).
+(:mod:`repro.data.official`). Nor are there any of DIV2K, of which the files' names are known.
 
 A set is checked against its checksums before it is used. The result is remembered with the size and time of
 change of every file, so the next start only asks for those.
@@ -33,6 +33,8 @@ from repro import files as places
 from repro.data import official
 from repro.data.images import crop_centre, is_image, luma, read_image
 from repro.errors import ReproError, unknown_name
+
+SIDES = ("clean", "noisy")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class DataSet:
 
     @property
     def images(self) -> int:
+        if self.members:
+            return self.members["last"] - self.members["first"] + 1
         return len(self.files) // 2 if self.pairs else len(self.files)
 
     @cached_property
@@ -247,14 +251,15 @@ def paths(name: str) -> list[tuple[str, Path, Path | None]]:
 def identify(name: str) -> str:
     """SHA-256 that tells which images the set ``name`` was, for records: the catalogue's, or one of what is here.
 
-    Of a set that the catalogue has no checksums of, the files that :func:`paths` names are read for it.
+    Of a set that the catalogue has no checksums of, the files that :func:`paths` names are read for it, which for a
+    clean image that is the mean of several files is the first of them. In which folder they lie does not matter.
     """
     entry = find(name)
     if entry.files:
         return entry.sha256
-    where = folder(name)
-    used = {path for _, clean, noisy in paths(name) for path in (clean, noisy) if path is not None}
-    return _summarise({Path(os.path.relpath(path, where)).as_posix(): places.sha256(path) for path in used}, entry.crop)
+    named = {f"{side}/{image}": path for image, *pair in paths(name) for side, path in zip(SIDES, pair, strict=True)}
+    found = {path: places.sha256(path) for path in {*named.values()} - {None}}  # one file may hold many images
+    return _summarise({image: found[path] for image, path in named.items() if path is not None}, entry.crop)
 
 
 def samples(name: str, colour: str | None = "RGB", limit: int | None = None) -> Iterator[Sample]:
@@ -344,8 +349,8 @@ def _keep_members(entry: DataSet, where: Path, found: dict[str, str]) -> dict[st
     """
     numbers = range(entry.members["first"], entry.members["last"] + 1)
     wanted = dict.fromkeys(entry.members["name"].format(number) for number in numbers)
-    kept = {path: stored for path, stored in found.items() if Path(path).name in wanted}
-    if missing := list(wanted.keys() - {Path(path).name for path in kept}):
+    kept = {path: stored for path, stored in found.items() if Path(path).name.lower() in wanted}
+    if missing := list(wanted.keys() - {Path(path).name.lower() for path in kept}):
         raise ReproError(
             f"{where} does not hold all {len(wanted)} images of {entry.name}: {min(missing)} is missing"
             f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}."

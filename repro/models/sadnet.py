@@ -15,9 +15,10 @@ blind: nobody tells it the noise level.
 Differences between paper, earlier reproduction and authors' code
 -----------------------------------------------------------------
 ``reading="authors"`` follows the authors' code wherever the paper is silent or says otherwise;
-``reading="replication"`` follows the replication's text and its Table 1. The two things in which that differs can
+``reading="replication"`` follows the replication's text and its Table 1, but for the offset block, which it reports
+using as the authors have it. The two things in which that differs can
 be had alone, ``"replication-activations"`` and ``"replication-tail"``; ``"paper-tail"`` is the last layer of the
-paper's text, and ``"paper-transfer"`` its offset transfer, on an else unchanged network.
+paper's text, and ``"paper-transfer"`` its offset transfer, on an otherwise unchanged network.
 
 - First layer. Paper: one convolution, 1x1. Authors: a 1x1 without activation inside the first ResBlock,
   whose output is also that block's skip. Replication: a 1x1 with leaky ReLU before the first ResBlock.
@@ -99,8 +100,8 @@ class SADNetSizes:
         for name, words in known.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {' or '.join(map(repr, words))}, not {getattr(self, name)!r}.")
-        if self.reading == "paper-transfer" and not self.transfer:
-            raise ValueError("reading = 'paper-transfer' is a way to transfer offsets, which transfer = False forbids.")
+        if self.hands_on_offsets and not self.transfer:
+            raise ValueError("reading = 'paper-transfer' is a way to transfer offsets: it needs rsab and transfer.")
 
     @property
     def activates_everywhere(self) -> bool:
@@ -113,11 +114,9 @@ class SADNetSizes:
         return self.reading in ("replication", "replication-tail")
 
     @property
-    def transferred(self) -> int:
-        """How many channels each scale of the decoder hands to the next for its offsets."""
-        if not self.transfer:
-            return 0
-        return 3 * KERNEL_POINTS * self.deform_groups if self.reading == "paper-transfer" else self.offset_width
+    def hands_on_offsets(self) -> bool:
+        """Whether a scale hands its offset and modulation to the next, not the features they are computed from."""
+        return self.reading == "paper-transfer"
 
 
 def conv3x3(channels_in: int, channels_out: int, dilation: int = 1) -> nn.Conv2d:
@@ -161,23 +160,28 @@ class ContextBlock(nn.Module):
 
 
 class OffsetBlock(nn.Module):
-    """The features from which a scale's offsets and modulation are computed: F_offset and F_up of Eq. 5.
+    """The features from which a scale's offsets and modulation are computed: F_offset and F_up of Eq. 5."""
 
-    ``transferred`` channels come from the coarser scale, doubled where they are, or become, offsets: a shift by one
-    position there is one by two positions here. (Before the enlargement this touches a quarter of the values, and gives
-    the same bits.)
-    """
-
-    def __init__(self, width: int, offset_width: int, transferred: int = 0):
+    def __init__(self, width: int, sizes: SADNetSizes, transfer: bool):
         super().__init__()
-        self.extract = conv3x3(width, offset_width)
-        self.merge = conv3x3(offset_width + transferred, offset_width) if transferred else None
-        self.refine = conv3x3(offset_width, offset_width)
+        own = sizes.offset_width
+        transferred = 3 * KERNEL_POINTS * sizes.deform_groups if sizes.hands_on_offsets else own
+        self.hands_on_offsets = sizes.hands_on_offsets
+        self.extract = conv3x3(width, own)
+        self.merge = conv3x3(own + transferred, own) if transfer else None
+        self.refine = conv3x3(own, own)
 
-    def forward(self, x: Tensor, coarser: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, coarser: Tensor | tuple[Tensor, Tensor] | None = None) -> Tensor:
         features = activate(self.extract(x))
         if self.merge is not None:
-            features = activate(self.merge(torch.cat([features, enlarge(coarser)], 1)))
+            # A shift by one position of the coarser scale is one by two positions here: hence the factor 2.
+            # Before the enlargement it touches a quarter of the values, and gives the same bits.
+            if self.hands_on_offsets:  # the paper
+                offset, modulation = coarser
+                transferred = torch.cat([2 * offset, modulation], 1)
+            else:  # the authors' code
+                transferred = 2 * coarser
+            features = activate(self.merge(torch.cat([features, enlarge(transferred)], 1)))
         return activate(self.refine(features))  # [B, 32, h, w]
 
 
@@ -214,21 +218,20 @@ class DecoderScale(nn.Module):
             self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
             self.fuse = nn.Conv2d(2 * width, width, 1)
         if sizes.rsab:
-            self.offset = OffsetBlock(width, sizes.offset_width, 0 if coarsest else sizes.transferred)
+            self.offset = OffsetBlock(width, sizes, sizes.transfer and not coarsest)
             self.block = RSAB(width, sizes.offset_width, sizes.deform_groups)
         else:
             self.offset = None
             self.block = ResBlock(width)
         self.after = after
-        self.hands_on_offsets = sizes.reading == "paper-transfer"
 
     def forward(
-        self, x: Tensor, skip: Tensor | None = None, coarser: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The scale's features [B, width, h, w], and what the next scale merges with its own for its offsets.
+        self, x: Tensor, skip: Tensor | None = None, coarser: Tensor | tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
+        """The scale's features [B, width, h, w], and what the next scale finds its offsets with.
 
-        That are twice this scale's offset features [B, 32, h, w]; or, as Eq. 5 has it, twice its offset and its
-        modulation, [B, 27 G, h, w].
+        These are the features [B, 32, h, w] from which this scale's offsets come; or, as Eq. 5 has it, its offset
+        [B, 18 G, h, w] and modulation [B, 9 G, h, w].
         """
         if skip is not None:
             x = self.after(self.up(x))  # [B, 2 width, h/2, w/2] -> [B, width, h, w]
@@ -237,7 +240,7 @@ class DecoderScale(nn.Module):
             return self.after(self.block(x)), None
         features = self.offset(x, coarser)
         offset, modulation = self.block.split(self.block.locate(features))
-        handed_on = torch.cat([2 * offset, modulation], 1) if self.hands_on_offsets else 2 * features
+        handed_on = (offset, modulation) if self.offset.hands_on_offsets else features
         return self.after(self.block(x, offset, modulation)), handed_on
 
 

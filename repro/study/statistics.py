@@ -59,21 +59,21 @@ def compare(
     return _bootstrap([one, -other], draws, seed, LEVEL)
 
 
-def bootstrap_average(sets: Sequence[ArrayLike], draws: int = DRAWS, seed: int = 0) -> Interval:
+def bootstrap_average(sets: Sequence[np.ndarray | pd.DataFrame], draws: int = DRAWS, seed: int = 0) -> Interval:
     """The interval of the mean of the means of several image sets, each [images] or [images, seeds].
 
-    The images of each set are drawn by themselves, the trainings together for all sets, which they are the same for
-    (ValueError where their numbers differ). The count is that of all images.
+    The images of each set are drawn by themselves; a draw of trainings is the same for all sets, whose columns must
+    therefore be those of the same trainings in the same order (ValueError otherwise). The count is that of all images.
     """
     columns = [_to_columns(values) for values in sets]
-    trainings = {values.shape[1] for values in columns}
-    if len(trainings) != 1:
+    named = [list(values.columns) if isinstance(values, pd.DataFrame) else values.shape[1:] for values in sets]
+    if any(one != named[0] for one in named):
         raise ValueError("An average over sets needs the same trainings in each of them.")
     count, mean = sum(map(len, columns)), float(np.mean([values.mean() for values in columns]))
     if min(map(len, columns)) < 2:
         return Interval(mean, float("nan"), float("nan"), count)
     random = np.random.default_rng(seed)
-    chosen = _draw_trainings(random, trainings.pop(), draws)
+    chosen = _draw_trainings(random, columns[0].shape[1], draws)
     means = np.mean([_draw_means(values, _draw_images(random, len(values), draws), chosen) for values in columns], 0)
     return Interval(mean, *_cut_tails(means, LEVEL), count)
 

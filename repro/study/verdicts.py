@@ -429,7 +429,9 @@ def _describe_equal_variances(claim: pd.Series, evaluation: str, study: Study) -
 
 def hold_against(claim: pd.Series, group: Group, *values: pd.DataFrame) -> dict:
     """Facts for a verdict on a printed PSNR. ``values`` are ours per image and seed; where the printed value is the
-    mean of the means of several sets, one frame for each."""
+    mean of the means of several sets, one frame for each, of which the trainings count that have all sets."""
+    shared = [name for name in values[0].columns if all(name in frame for frame in values)]
+    values = tuple(frame[shared] for frame in values)
     ours = float(np.mean([frame.to_numpy().mean() for frame in values]))
     tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}

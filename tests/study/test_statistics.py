@@ -47,6 +47,9 @@ def test_each_set_counts_the_same_in_an_average_and_small_ones_scatter_more():
     assert np.isnan(bootstrap_average([small, large[:1]]).low)
     with pytest.raises(ValueError, match="same trainings"):
         bootstrap_average([small, np.zeros((9, 2))])
+    turned = _trainings(0.0, 1.0).iloc[:, ::-1]
+    with pytest.raises(ValueError, match="same trainings"):
+        bootstrap_average([_trainings(0.0, 1.0), turned])
 
 
 def test_sets_of_the_same_trainings_go_up_and_down_together():
