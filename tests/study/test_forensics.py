@@ -384,11 +384,8 @@ def test_an_effect_of_a_training_whose_sampling_points_ran_away_is_marked(findin
     assert "An asterisk marks" in shown
     told = re.search(r":alt: (.*)", shown)[1]
     for entry, effect in forensics.list_effects(findings)[:3]:
-        name, value = (
-            forensic_pages.name_effect(entry, effect),
-            forensic_pages.show_interval(effect.interval, "dB"),
-        )
-        assert f"{name}{'*' if effect.ran_away else ''}: {value}" in told
+        mark, value = "*" if effect.ran_away else "", forensic_pages.show_interval(effect.interval, "dB")
+        assert f"{forensic_pages.name_effect(entry, effect)}{mark}: {value}" in told
     calm = [f for f in findings if not any(effect.ran_away for effect in f.effects)]
     assert "asterisk" not in forensic_pages.describe_effects(calm, tmp_path)
 
