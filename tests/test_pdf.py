@@ -11,8 +11,7 @@ from repro import files, pdf
 from repro.errors import ReproError
 
 BUILT = files.root() / "_build" / "html"
-# One with a picture that answers to the reader, one that is linked from it, one from a notebook.
-PAGES = ["book/index", "book/viewer", "book/sadnet", "book/protocol", "results/notebooks/operator"]
+PAGES = pdf.read_contents()
 
 
 def test_contents_are_those_of_the_toc():
@@ -41,7 +40,7 @@ needs_book = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    return PdfReader(pdf.print_book(tmp_path_factory.mktemp("pdf") / "book.pdf", only=PAGES))
+    return PdfReader(pdf.print_book(tmp_path_factory.mktemp("pdf") / "book.pdf"))
 
 
 def list_bookmarks(reader):
@@ -75,7 +74,7 @@ def test_pages_have_text_pictures_and_numbers_and_no_navigation(printed):
     for number, page in enumerate(printed.pages[1:], 2):
         text = page.extract_text()
         assert re.search(rf"\b{number}\s*$", text.rstrip()), (number, text[-80:])
-        assert not re.search(r"Ctrl ?\+|Back to top|Print to PDF|Skip to main content|\bprevious\b\n|\bnext\b\n", text)
+        assert not re.search(r"(?m)Ctrl ?\+|Back to top|Print to PDF|Skip to main content|^(?:previous|next)$", text)
         assert len(text) > 100 or page.images, f"page {number} is empty"
     by_chapter = dict(_pictures(printed))
     assert by_chapter["The kernels under the pointer"] >= 1, "the still picture stands for the one that moves"
@@ -97,7 +96,7 @@ def test_links_stay_in_the_print_or_lead_to_the_web(printed):
         for reference in page.get("/Annots", []):
             link = reference.get_object()
             if "/A" in link:
-                assert link["/A"]["/URI"].startswith("https://")
+                assert link["/A"]["/URI"].startswith(("https://", "http://"))  # some data sets' homes are old
             else:
                 assert link["/Dest"][0].get_object()["/Type"] == "/Page"
                 inside += 1
