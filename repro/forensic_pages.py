@@ -111,8 +111,10 @@ def describe_effects(findings: list[Finding], folder: Path) -> str:
     largest = "; ".join(
         f"{name_effect(*pair)}{_mark(pair[1])}: {show_interval(pair[1].interval, 'dB')}" for pair in effects[:3]
     )
-    away = " An asterisk marks effects for which sampling points ran away in a training: what the change would bring "
-    away = f"{away}without that is not known." if any(effect.ran_away for _, effect in effects) else ""
+    away = (
+        " An asterisk marks effects for which sampling points ran away in a training; from another seed, without that, "
+    )
+    away = f"{away}an effect can be quite another." if any(effect.ran_away for _, effect in effects) else ""
     alt = f"Effects of {len(effects)} disagreements in dB with their 95 % intervals, the largest first. {largest}."
     return (
         f"```{{image}} _generated/forensics_effects.png\n:alt: {alt}\n:align: left\n```\n\n"
