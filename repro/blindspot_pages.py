@@ -66,6 +66,27 @@ def _show_cell(claim: pd.Series) -> str:
     return f"<b>{claim['ours']:.2f}</b>, printed {escape(claim['value'])}<br>{verdict}"
 
 
+def describe_collapses(study: Study) -> str:
+    """Trainings that gave back the noisy image where others that differ in nothing but the seed did not."""
+    told = []
+    for group in study.groups:
+        lost = [record for record in group.records if record.gives_back_noise]
+        if group.first["method"] != "ssdn" or not 0 < len(lost) < len(group.records):
+            continue
+        evaluation = group.first["evaluations"][0]["name"]
+        means = group.per_seed(evaluation).mean()
+        values = ", ".join(f"{value:.2f}" for value in means)
+        names = ", ".join(f"`{record.name}`" for record in lost)
+        told.append(
+            f"Of the {len(group.records)} trainings of `{group.first['experiment']}`, which differ in nothing but the "
+            f"seed, {len(lost)} failed ({names}): on `{evaluation}` they have {values} dB. Such a network gives back "
+            "the noisy image: the likelihood judges noise and signal together, and the network may count all of the "
+            "noise to the signal. The regulariser stands against this, and was too weak here. Values and intervals are "
+            "over all trainings, the failed ones too, so that a mean is that of neither kind."
+        )
+    return "\n\n".join(told)
+
+
 def describe_spread(study: Study, folder: Path) -> str:
     """PSNR of each image of Kodak24 by method, as a picture: what a difference of means is beside that of images."""
     found = {label: ssdn._find(variant, study) for variant, label in METHODS.items()}

@@ -88,6 +88,7 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "ssdn_curves": lambda: blindspot_pages.describe_curves(study, folder),
         "ssdn_photograph": lambda: blindspot_pages.describe_photograph(folder),
         "ssdn_spread": lambda: blindspot_pages.describe_spread(study, folder),
+        "ssdn_collapses": lambda: blindspot_pages.describe_collapses(study),
         "ssdn_recipe": lambda: blindspot_pages.describe_recipe(study),
         "ssdn_conventions": lambda: blindspot_pages.describe_conventions(study),
         "gradnet_results": lambda: gradient_pages.describe_results(settled),

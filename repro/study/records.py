@@ -26,6 +26,7 @@ from repro import files
 from repro.errors import ReproError
 from repro.train_config import TrainConfig
 
+GAIN_DB = 0.5  # what gains less over the noisy image gives it back
 PARTS = ("naive_weights",)  # not settings: the checksum of a part that was trained before
 # Field -> type. A hyper-parameter is {"value", "origin"}; None where the run was stopped by another budget.
 FIELDS = {
@@ -96,6 +97,16 @@ class Record:
         out there reads zeros wherever it moves, so that no gradient brings it back."""
         offsets = self.largest_offsets
         return offsets is not None and bool(offsets.max() > self.settings["patch"])
+
+    @property
+    def gives_back_noise(self) -> bool:
+        """Whether the network returns noisy images nearly as they are: on its first test with drawn noise it gains less
+        than :data:`GAIN_DB`. A blind-spot network that estimates the level does so once its estimate has gone to 0."""
+        if self.metrics.empty or not {"psnr_noisy_db", "sigma_255"} <= set(self.metrics):
+            return False
+        first = self.metrics[self.metrics["evaluation"] == self.metrics["evaluation"].iloc[0]]
+        drawn = not first["sigma_255"].isna().any()
+        return drawn and bool((first["psnr_db"] - first["psnr_noisy_db"]).mean() < GAIN_DB)
 
     @cached_property
     def offsets(self) -> pd.DataFrame | None:

@@ -9,7 +9,7 @@ import repro
 from repro import blindspot_pages, files, pages, timing, weights
 from repro.data import catalog
 from repro.errors import ReproError
-from repro.study import claims, experiments, ssdn
+from repro.study import claims, experiments, records, ssdn
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
 from repro.train_config import learning_rate
 
@@ -69,6 +69,24 @@ def test_a_worse_method_is_held_to_the_other_side_of_cbm3d(make):
     assert below.word == NOT_TESTABLE, "whatever has learned little lies there"
     assert below.ours == pytest.approx(printed - 1) and "the printed value, too, lies below CBM3D" in below.reason
     assert settled("002-t1-kodak-ssdn-mean-only", make("mean only", printed + 5, name="b")).word == NOT_REPRODUCED
+
+
+def test_a_training_that_gives_back_the_noisy_image_counts_and_is_told(make):
+    found = []
+    for seed, (psnr_db, gain_db) in enumerate(((29.5, 9.3), (20.3, 0.1))):
+        record = make("known", psnr_db, seed=seed)
+        table = pd.read_csv(record.folder / "metrics.csv")
+        table["sigma_255"], table["psnr_noisy_db"] = 25.0, table["psnr_db"] - gain_db
+        table.to_csv(record.folder / "metrics.csv", index=False)
+        found.append(records.read(record.folder))
+    assert [record.gives_back_noise for record in found] == [False, True]
+    verdict = settled("002-t1-kodak-ssdn-known", *found)
+    assert verdict.ours == pytest.approx((29.5 + 20.3) / 2)
+    assert verdict.reason.endswith("known-seed1 gave back the noisy images: a training that failed counts.")
+    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found))
+    assert "Of the 2 trainings of `known`" in text and "1 failed (`known-seed1`)" in text and "29.50, 20.30 dB" in text
+    assert "failed" not in settled("002-t1-kodak-ssdn-known", found[0]).reason
+    assert not blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[:1]))
 
 
 def test_an_average_needs_both_sets(make):
