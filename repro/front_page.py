@@ -21,9 +21,9 @@ FINDINGS = {
         "001-order-kodak24-50-over-ffdnet": "above FFDNet at 50",
         "001-order-kodak24-30-over-ffdnet": "above FFDNet at 30",
         "001-order-kodak24-70-over-ffdnet": "above FFDNet at 70",
-        "001-order-ablation-full-over-none": "all three parts help",
-        "001-order-ablation-full-over-rsab-transfer": "adding the context block",
-        "001-direction-kernels-extend-along-edges": "kernels along edges everywhere",
+        "001-order-ablation-full-over-none": "all parts help",
+        "001-order-ablation-full-over-rsab-transfer": "context block",
+        "001-direction-kernels-extend-along-edges": "kernels along edges",
     },
     "SSDN": {
         "002-t1-kodak-ssdn-known": "PSNR at sigma 25",
@@ -43,7 +43,7 @@ FINDINGS = {
         "004-order-fsm-dem-over-fsm-no-dem": "DEM helps beside FSM",
         "004-order-no-fsm-dem-over-no-fsm-no-dem": "DEM helps alone",
         "004-order-stages-5-over-1": "5 stages above 1",
-        "004-order-nfae-over-none": "nearer noise map with NFAE",
+        "004-order-nfae-over-none": "nearer noise map: NFAE",
         "004-t2-sidd-validation-scaoednet-psnr": "PSNR on SIDD",
     },
 }
