@@ -80,9 +80,10 @@ def describe_collapses(study: Study) -> str:
         told.append(
             f"Of the {len(group.records)} trainings of `{group.first['experiment']}`, which differ in nothing but the "
             f"seed, {len(lost)} failed ({names}): on `{evaluation}` they have {values} dB. Such a network gives back "
-            "the noisy image: the level that it estimates is 0, so that all of the noise counts as signal, whose sum the "
-            "likelihood judges. Its softplus passes no gradient there, the regulariser's neither, and nothing leads "
-            "back. Values and intervals are over all trainings, the failed ones too, so that a mean is that of neither kind."
+            "the noisy image: the level that it estimates is 0, so that all of the noise counts as signal, whose sum "
+            "the likelihood judges. Its softplus passes no gradient there, the regulariser's neither, and nothing "
+            "leads back. Values and intervals are over all trainings, the failed ones too, so that a mean is that of "
+            "neither kind."
         )
     return "\n\n".join(told)
 
