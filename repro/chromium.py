@@ -31,6 +31,8 @@ class Browser:
     def __init__(self, profile: Path, patience_s: float = 120):
         self.patience_s, self.errors, self.requested, self.failed = patience_s, [], [], []
         self._number, self._addresses, self._shown, self._socket = itertools.count(1), {}, None, None
+        port_file = profile / "DevToolsActivePort"
+        port_file.unlink(missing_ok=True)  # an earlier browser's, where the profile was used before
         self._process = subprocess.Popen(
             [
                 PROGRAM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
@@ -40,7 +42,7 @@ class Browser:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            port = self._wait(lambda: (profile / "DevToolsActivePort").read_text().split()[0], OSError, IndexError)
+            port = self._wait(lambda: port_file.read_text().split()[0], OSError, IndexError)
             pages = self._wait(lambda: self._list_pages(port), requests.RequestException, StopIteration)
             self._socket = websocket.create_connection(pages["webSocketDebuggerUrl"], timeout=patience_s)
             for domain in ("Page", "Runtime", "Log", "Network"):

@@ -150,6 +150,14 @@ class Group:
         columns = {record.name: record.per_image(evaluation, metric) for record in self.records}
         return pd.concat({name: column for name, column in columns.items() if len(column)} or columns, axis=1)
 
+    @cached_property
+    def spread(self) -> tuple[float, str]:
+        """How far its trainings are apart at most, which differ in nothing but the seed, in dB of the mean on the first
+        test; and which experiment and test that are."""
+        test = self.first["evaluations"][0]["name"]
+        means = self.per_seed(test).mean()
+        return float(means.max() - means.min()), f"{self.first['experiment']} on {test}"
+
     def given_gradients(self, sigma_255: float, kind: str, metric: str = "psnr_db") -> pd.DataFrame:
         """The same of a GradNet that was given gradients of one kind at a noise level (:mod:`repro.gradients`); without
         columns where no seed has them."""
@@ -225,14 +233,13 @@ class Study:
 
     @cached_property
     def seed_spread(self) -> dict[str, tuple[float, str]]:
-        """Method -> how far trainings of one network are apart at most that differ in nothing but the seed, in dB of
-        the mean on its first test, and which experiment and test that are."""
+        """Method -> the largest :attr:`Group.spread` of its networks. A training that gave back the noisy images counts
+        in the spread of its own network alone: it says nothing of how far those scatter that learned."""
         spreads: dict[str, tuple[float, str]] = {}
         for group in self.groups:
-            if group.trained and len(group.records) > 1:
-                test = group.first["evaluations"][0]["name"]
-                means = group.per_seed(test).mean()
-                found = (float(means.max() - means.min()), f"{group.first['experiment']} on {test}")
+            learned = tuple(record for record in group.records if not record.gives_back_noise)
+            if group.trained and len(learned) > 1:
+                found = Group(learned).spread
                 spreads[group.first["method"]] = max(found, spreads.get(group.first["method"], found))
         return spreads
 
@@ -275,7 +282,8 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
 def _find_hint(claim: pd.Series, verdict: Verdict, study: Study) -> str:
     """Where a statement holds, or fails beyond chance, by so little that other seeds might undo it: how little that is,
     and how often the network was trained that was trained least; else nothing. So little is what lies within the
-    tolerance, or within what two trainings of a network of a compared method differ by. See :data:`FEW_TRAININGS`."""
+    tolerance, or within what two trainings of a network of a compared method differ by (:attr:`Study.seed_spread`). See
+    :data:`FEW_TRAININGS`."""
     compared = set(verdict.evidence.split())
     if verdict.word not in (DIRECTION, NOT_REPRODUCED) or claim["metric"] not in ledger.STATEMENTS or len(compared) < 2:
         return ""
@@ -301,7 +309,7 @@ def _tell_hint(mean: float, low: float, high: float, groups: list[Group], study:
     times, difference = "once" if least == 1 else f"{least} times", round(abs(mean), 2)
     if difference <= PSNR_TRAINED_HERE_DB:
         return f"Not more than {PSNR_TRAINED_HERE_DB:g} dB, by a network that was trained {times}"
-    spread, name = max(study.seed_spread.get(group.first["method"], (0.0, "")) for group in trained)
+    spread, name = max(max(group.spread, study.seed_spread.get(group.first["method"], (0.0, ""))) for group in trained)
     if difference <= round(spread, 2):
         return f"Not more than the {spread:.2f} dB between trainings of {name}, by a network that was trained {times}"
     return ""

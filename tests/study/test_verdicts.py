@@ -111,6 +111,21 @@ def test_what_a_seed_was_seen_to_change_is_a_hint(make_record):
     assert HINT not in settled(claim, ours, other, *others).reason, "of another method"
 
 
+def test_a_training_that_failed_is_a_spread_of_its_own_network_alone(make_record):
+    other = make_record("other", RIDNET + SPREAD, method="ridnet", steps=0)
+    ours = [make_record("ours", RIDNET + 0.3 + SPREAD, seed=seed) for seed in range(2)]
+    learned, failed = (make_record("elsewhere", 30 - 9 * seed + SPREAD, seed=seed, sigma_255=15.0) for seed in range(2))
+    table = pd.read_csv(failed.folder / "metrics.csv")
+    table.assign(sigma_255=15.0, psnr_noisy_db=table["psnr_db"]).to_csv(failed.folder / "metrics.csv", index=False)
+    failed = records.read(failed.folder)
+    assert failed.gives_back_noise and not learned.gives_back_noise
+    claim = "001-order-kodak24-50-over-ridnet"
+    assert HINT not in settled(claim, *ours, other, learned, failed).reason
+    study = Study(LEDGER, EXPERIMENTS, [*ours, other, learned, failed])
+    assert study.seed_spread == {"sadnet": (0.0, "ours on kodak24-50")}
+    assert Group((learned, failed)).spread == (pytest.approx(9.0), "elsewhere on kodak24-15")
+
+
 def test_a_lead_over_weights_that_miss_their_printed_value_must_be_larger_than_that(make_record):
     short = make_record("short", RIDNET - 0.2 + SPREAD, method="ridnet", steps=0)
     ahead, hardly = make_record("ahead", RIDNET + 0.1 + SPREAD), make_record("hardly", RIDNET - 0.05 + SPREAD)
