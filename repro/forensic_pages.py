@@ -34,6 +34,7 @@ WIDTH_IN = 4.4  # of the picture: on a phone its letters are still of the size o
 SAID = {"paper": "paper", "reproduction": "reproduction", "code": "authors' code", "ours": "this study"}
 PART = '<div style="margin-bottom: 0.4rem">'  # opens one of several things said in a cell
 EMPTY = "Nothing is measured yet; the table names the command for each effect."
+UNCLEAR = "No measured effect is told from 0."
 
 
 def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
@@ -103,10 +104,17 @@ def _count(number: int, noun: str) -> str:
 
 
 def describe_effects(findings: list[Finding], folder: Path) -> str:
-    """The largest effects as a picture, and below it the same in words."""
-    effects = forensics.list_effects(findings)[:SHOWN]
-    if not effects:
+    """The largest effects that are told from 0 as a picture, and below it the same in words."""
+    every = forensics.list_effects(findings)
+    if not every:
         return EMPTY
+    clear = [(entry, effect) for entry, effect in every if effect.interval.sign]
+    if not clear:
+        return UNCLEAR
+    effects = clear[:SHOWN]
+    smallest = min(abs(effect.interval.mean) for _, effect in effects)
+    larger = [e for _, e in every if not e.interval.sign and abs(e.interval.mean) > smallest]
+    left_out = _describe_left_out(larger) if larger else ""
     plots.save(draw_effects(effects), folder / "forensics_effects.png")
     largest = "; ".join(
         f"{name_effect(*pair)}{_mark(pair[1])}: {show_interval(pair[1].interval, 'dB')}" for pair in effects[:3]
@@ -118,10 +126,26 @@ def describe_effects(findings: list[Finding], folder: Path) -> str:
     alt = f"Effects of {len(effects)} disagreements in dB with their 95 % intervals, the largest first. {largest}."
     return (
         f"```{{image}} _generated/forensics_effects.png\n:alt: {alt}\n:align: left\n```\n\n"
-        f"The {_count(len(effects), 'largest effect')}. Positive: the other way gives a higher PSNR than this study's. "
+        f"The {_count(len(effects), 'largest effect')} that can be told from 0. Positive: the other way gives a higher "
+        "PSNR than this study's. "
         "Filled dots are one network scored in two ways, hollow diamonds two trainings; bars are 95 % intervals over "
         "images, and over seeds where there are several. The scale is linear within the gray band, which is what a "
-        f"verdict lets pass between two trainings, and logarithmic outside.{away}"
+        f"verdict lets pass between two trainings, and logarithmic outside.{away}{left_out}"
+    )
+
+
+def _describe_left_out(effects: list[Effect]) -> str:
+    """How many means are as large as those of the picture and not told from 0, and which failed trainings they rest on,
+    as the end of a paragraph."""
+    told = f" {_count(len(effects), 'other mean')} as large cannot be told from 0."
+    failed = sorted({name for effect in effects for name in effect.gave_back_noise})
+    if not failed:
+        return told
+    resting = sum(bool(effect.gave_back_noise) for effect in effects)
+    which = f"{resting} of them" if resting < len(effects) else "All of them" if resting > 1 else "It"
+    return (
+        f"{told} {which} rest{'s' if resting == 1 else ''} on trainings that failed and gave back the noisy images "
+        f"({', '.join(f'`{name}`' for name in failed)}); a mean over such a training says little."
     )
 
 
@@ -266,6 +290,7 @@ def list_rows(findings: list[Finding]) -> pd.DataFrame:
             measured |= {"unit": effect.unit, "images": images, "word": effect.word}
             measured |= {"a": str(effect.comparison.a), "b": str(effect.comparison.b)}
             measured |= {"ours_only": effect.comparison.ours_only, "ran_away": " ".join(effect.ran_away)}
+            measured |= {"gave_back_noise": " ".join(effect.gave_back_noise)}
             rows.append(about | measured | {"joint": " ".join(effect.comparison.joint)})
         for gap in finding.gaps:
             sides = {"a": str(gap.comparison.a), "b": str(gap.comparison.b), "joint": " ".join(gap.comparison.joint)}
@@ -293,7 +318,7 @@ def _row(finding: Finding, settled: pd.DataFrame, points: dict[str, Disagreement
 
 def _show_finding(finding: Finding, settled: pd.DataFrame, points: dict[str, Disagreement]) -> str:
     entry = finding.disagreement
-    parts = [_show_effect(effect, points) for effect in sorted(finding.effects, key=lambda e: -abs(e.interval.mean))]
+    parts = [_show_effect(effect, points) for effect in sorted(finding.effects, key=lambda e: e.order)]
     waiting: dict[str, list[str]] = {}
     for gap in finding.gaps:
         waiting.setdefault(gap.command or gap.reason, []).append(gap.comparison.change)
@@ -340,6 +365,8 @@ def _show_effect(effect: Effect, points: dict[str, Disagreement]) -> str:
     whose = "for scale, as no source does it: " if effect.comparison.ours_only else ""
     lost = escape(", ".join(effect.ran_away))
     away = f'<div class="why">in the training of {lost} sampling points ran away</div>' if lost else ""
+    if failed := escape(", ".join(effect.gave_back_noise)):
+        away += f'<div class="why">failed, and gave back the noisy images: {failed}</div>'
     return (
         f"{PART}{whose}<b>{show_interval(effect.interval, effect.unit)}</b> {effect.word}: "
         f"{escape(effect.comparison.change)}"

@@ -134,6 +134,17 @@ class Effect:
         return [name for name, record in records.items() if record.ran_away]
 
     @property
+    def gave_back_noise(self) -> list[str]:
+        """Those of its trainings that failed, so that their networks give back the noisy images."""
+        records = {record.name: record for group in (self.first, self.second) for record in group.records}
+        return [name for name, record in records.items() if record.gives_back_noise]
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """What effects are sorted by: those that are told from 0 first, the larger ones before the others."""
+        return self.interval.sign == 0, -abs(self.interval.mean)
+
+    @property
     def tolerance(self) -> float:
         """What a verdict would let pass: of one network scored again, or of networks trained here."""
         return verdicts.PSNR_DB if self.same_network else verdicts.PSNR_TRAINED_HERE_DB
@@ -230,10 +241,12 @@ class Finding:
         return bool(self.disagreement.commands) or any(gap.command for gap in self.gaps)
 
     @property
-    def size_db(self) -> float:
-        """The largest effect in dB, without its sign; 0 where there is none."""
-        sizes = (abs(e.interval.mean) for e in self.effects if e.unit == "dB" and not e.comparison.ours_only)
-        return max(sizes, default=0.0)
+    def order(self) -> tuple[bool, float]:
+        """What disagreements are sorted by: the :attr:`Effect.order` of its first effect in dB; one without comes last
+        of those that are measured."""
+        return min(
+            (e.order for e in self.effects if e.unit == "dB" and not e.comparison.ours_only), default=(True, 0.0)
+        )
 
 
 def load(path: str | Path | None = None) -> list[Disagreement]:
@@ -327,8 +340,8 @@ def _foreign_settings(first: Group, second: Group, allowed: tuple[str, ...]) -> 
 
 
 def find(study: Study, entries: list[Disagreement] | None = None) -> list[Finding]:
-    """Every disagreement with its effects: the largest first, then those that wait for a command, then those that
-    cannot be measured here, then those without an effect."""
+    """Every disagreement with its effects: the largest that is told from 0 first, then those whose effect is not, then
+    those that wait for a command, then those that cannot be measured here, then those without an effect."""
     findings = []
     for entry in load() if entries is None else entries:
         results = [measure(comparison, study) for comparison in entry.comparisons]
@@ -336,7 +349,7 @@ def find(study: Study, entries: list[Disagreement] | None = None) -> list[Findin
         gaps = tuple(result for result in results if isinstance(result, Gap))
         printed = tuple(_subtract_printed(pair, entry, study) for pair in entry.printed)
         findings.append(Finding(entry, effects, gaps, printed))
-    return sorted(findings, key=lambda f: (STATES.index(f.state), -f.size_db, f.state == WAITING and not f.can_be_run))
+    return sorted(findings, key=lambda f: (STATES.index(f.state), *f.order, f.state == WAITING and not f.can_be_run))
 
 
 def list_joint(point: str, entries: Iterable[Disagreement]) -> list[tuple[Disagreement, Comparison]]:
@@ -357,12 +370,12 @@ def _subtract_printed(pair: tuple[str, str], entry: Disagreement, study: Study) 
 
 
 def list_effects(findings: list[Finding], unit: str = "dB") -> list[tuple[Disagreement, Effect]]:
-    """Every measured effect of somebody's way once, with the first disagreement that it speaks of, the largest
-    first."""
+    """Every measured effect of somebody's way once, with the first disagreement that it speaks of, in the order of
+    :attr:`Effect.order`."""
     seen: dict[tuple[Column, Column], tuple[Disagreement, Effect]] = {}
     for finding in findings:
         for effect in finding.effects:
             if effect.unit == unit and not effect.comparison.ours_only:
                 key = effect.comparison.a, effect.comparison.b
                 seen.setdefault(key, (finding.disagreement, effect))
-    return sorted(seen.values(), key=lambda pair: -abs(pair[1].interval.mean))
+    return sorted(seen.values(), key=lambda pair: pair[1].order)

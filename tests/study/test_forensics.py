@@ -17,6 +17,7 @@ from repro.errors import ReproError
 from repro.models import model_class
 from repro.models.sadnet import SADNetSizes
 from repro.study import claims, experiments, forensics, verdicts
+from repro.study import records as archive
 from repro.study.forensics import Column, Comparison, Effect, Gap
 from repro.study.statistics import Interval
 from repro.study.verdicts import Group, Study
@@ -141,7 +142,7 @@ def test_a_change_of_our_recipe_alone_does_not_count_as_measured(make_record, tm
     body = 'commands = ["repro doctor"]\n' + COMPARISON.format("one") + "ours_only = true\n"
     study = make_study(make_record("one", [40.0, 41.0, 39.0]), make_record("base", [29.0, 30.5, 28.8]))
     (finding,) = forensics.find(study, forensics.load(write(tmp_path, make_entry("rate", body))))
-    assert finding.effects and (finding.state, finding.size_db) == (forensics.WAITING, 0)
+    assert finding.effects and (finding.state, finding.order) == (forensics.WAITING, (True, 0))
     assert not forensics.list_effects([finding])
 
 
@@ -346,6 +347,43 @@ def test_measured_first_by_size_then_what_waits_then_what_cannot_be(make_record,
     assert "The effect of 2 is measured. Of the rest, 2 are not measured yet, with the command" in counts
     assert "1 are not measured, with the reason; and 1 have no effect on a picture" in counts
     assert [effect.comparison.a.experiment for _, effect in forensics.list_effects(found)] == ["far", "near"]
+
+
+def test_what_is_told_from_0_comes_before_larger_means_that_are_not(make_record, tmp_path):
+    names = ("untold", "told", "small")
+    shifts = ([-9.0, 1.0], [-1.0, -0.9], [0.2, 0.3])
+    base = make_record("base", [30.0, 31.0])
+    records = [make_record(name, [30 + a, 31 + b]) for name, (a, b) in zip(names, shifts, strict=True)]
+    entries = "".join(make_entry(name, COMPARISON.format(name)) for name in names)
+    found = forensics.find(make_study(base, *records), forensics.load(write(tmp_path, entries)))
+    assert [finding.disagreement.id for finding in found] == ["told", "small", "untold"]
+    assert [effect.comparison.a.experiment for _, effect in forensics.list_effects(found)] == [
+        "told",
+        "small",
+        "untold",
+    ]
+    shown = forensic_pages.describe_effects(found, tmp_path)
+    assert "The 2 largest effects that can be told from 0." in shown and shown.count("−4.00 dB") == 0
+    assert shown.endswith("1 other mean as large cannot be told from 0.")
+    assert forensic_pages.describe_effects(found[2:], tmp_path) == forensic_pages.UNCLEAR
+
+
+def test_an_effect_that_rests_on_a_failed_training_names_it(make_record, tmp_path):
+    base = make_record("base", [30.0, 31.0])
+    seeds = [make_record("one", [value, value + 1], seed=seed) for seed, value in enumerate((30.1, 20.0))]
+    table = pd.read_csv(seeds[1].folder / "metrics.csv")
+    table.assign(sigma_255=50.0, psnr_noisy_db=table["psnr_db"]).to_csv(seeds[1].folder / "metrics.csv", index=False)
+    seeds[1] = archive.read(seeds[1].folder)
+    near = make_record("near", [30.2, 31.3])
+    entries = forensics.load(write(tmp_path, "".join(make_entry(n, COMPARISON.format(n)) for n in ("one", "near"))))
+    found = forensics.find(make_study(base, near, *seeds), entries)
+    shown = forensic_pages.describe_effects(found, tmp_path)
+    assert "1 other mean as large cannot be told from 0. It rests on trainings that failed" in shown
+    assert "(`one-seed1`)" in shown
+    page = forensic_pages.describe_table(found, pd.DataFrame())
+    assert page.count("failed, and gave back the noisy images: one-seed1") == 1
+    rows = forensic_pages.list_rows(found).set_index("id")
+    assert rows.loc["one", "gave_back_noise"] == "one-seed1" and not rows.loc["near", "gave_back_noise"]
 
 
 # --- the page
