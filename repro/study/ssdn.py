@@ -20,7 +20,7 @@ from repro.data import catalog
 from repro.study import claims as ledger
 from repro.study import verdicts
 from repro.study.records import find_differences
-from repro.study.statistics import DRAWS, LEVEL, Interval, compare
+from repro.study.statistics import DRAWS, LEVEL, Interval, compare, compare_trainings
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Group, Study, Verdict
 
 # (method, variant) as printed -> (method, variant) of the experiments.
@@ -213,11 +213,17 @@ def _pair(first: str, second: str, study: Study, fits: Callable[[Group, Group], 
 
 def _curve(group: Group, step_s: float = 1.0) -> pd.Series:
     """Validation PSNR by steps, or by seconds of ``step_s`` each; the mean over the seeds that have a curve."""
+    mean = _curves(group).mean(axis=1)
+    return pd.Series(mean.to_numpy(), index=mean.index * step_s)
+
+
+def _curves(group: Group) -> pd.DataFrame:
+    """The same by steps, a column for each of these seeds."""
     curves = [
         r.curve.dropna(subset=["psnr_db"]).set_index("step")["psnr_db"] for r in group.records if r.curve is not None
     ]
-    mean = pd.concat(curves, axis=1).astype(float).dropna().mean(axis=1)
-    return pd.Series(mean.to_numpy(), index=mean.index.astype(float) * step_s)
+    table = pd.concat(curves, axis=1, keys=range(len(curves))).astype(float).dropna()
+    return table.set_axis(table.index.astype(float))
 
 
 def _missing(claim: pd.Series, study: Study) -> Verdict:
@@ -228,11 +234,11 @@ def _settle_training_matches(claim: pd.Series, study: Study) -> Verdict:
     pair = _pair("variable", "N2C", study, alike)
     if pair is None:
         return _missing(claim, study)
-    difference = _curve(pair[0]).iloc[-1] - _curve(pair[1]).iloc[-1]
-    holds = verdicts.within(difference, verdicts.PSNR_TRAINED_HERE_DB)
-    what = f"SSDN with unknown sigma is {_describe_side(difference)} N2C"
-    reason = f"At its end {what} on photographs kept out of training."
-    facts = _facts(*pair) | {"difference": difference, "tolerance": verdicts.PSNR_TRAINED_HERE_DB}
+    difference = compare_trainings(*(_curves(group).iloc[-1] for group in pair))
+    holds = verdicts.within(difference.mean, verdicts.PSNR_TRAINED_HERE_DB)
+    what = f"SSDN with unknown sigma is {_describe_side(difference.mean)} N2C"
+    reason = f"At its end {what} on photographs kept out of training.{_describe_seeds(difference)}"
+    facts = _facts(*pair) | _bounds(difference) | {"tolerance": verdicts.PSNR_TRAINED_HERE_DB}
     return Verdict(claim["id"], _word(holds, pair), reason, **facts)
 
 
@@ -243,12 +249,32 @@ def _settle_lead_in_steps(claim: pd.Series, study: Study) -> Verdict:
     if lead is None:
         return _missing(claim, study)
     holds, groups = bool((lead > 0).all()), pair
-    reason = f"Both averaged, SSDN is {_describe_lead(lead, 'validation steps')}."
+    mean = compare_trainings(*_leads(pair, lead.index))
+    reason = f"Both averaged, SSDN is {_describe_lead(lead, 'validation steps')}.{_describe_seeds(mean)}"
     plain = _pair("variable", "N2V without averaging", study, partial(alike, but="ema_decay"))
     if plain and (other := _lead(tuple(map(_curve, plain)))) is not None:
         holds, groups = holds and bool((other > 0).all()), (*pair, plain[1])
         reason += f" Against N2V without averaging it is {_describe_lead(other, 'validation steps')}."
-    return Verdict(claim["id"], _word(holds, groups), reason, **_facts(*groups))
+    return Verdict(claim["id"], _word(holds, groups), reason, **_facts(*groups) | _bounds(mean))
+
+
+def _leads(pair: tuple[Group, Group], at: pd.Index) -> list[list[float]]:
+    """The mean of the validation PSNR over the steps ``at``, for each training of the first group and of the second."""
+    curves = (_curves(group) for group in pair)
+    return [[float(np.interp(at, table.index, table[seed]).mean()) for seed in table] for table in curves]
+
+
+def _bounds(difference: Interval) -> dict:
+    """An interval over trainings as a verdict has it: without bounds where each was trained once."""
+    bounds = (None if math.isnan(bound) else bound for bound in (difference.low, difference.high))
+    return {"difference": difference.mean, **dict(zip(("low", "high"), bounds, strict=True))}
+
+
+def _describe_seeds(difference: Interval) -> str:
+    """The same as a sentence; nothing where each was trained once."""
+    if math.isnan(difference.low):
+        return ""
+    return f" Interval over the {difference.count} trainings: [{difference.low:+.2f}, {difference.high:+.2f}] dB."
 
 
 def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:

@@ -134,6 +134,27 @@ def test_faster_per_step_and_slower_per_hour(make, monkeypatch):
     assert settled(hour, ours, void).word == NOT_TESTABLE
 
 
+def test_what_is_read_off_curves_has_an_interval_over_trainings(make):
+    ends = {"variable": (27.0, 26.0), "N2C": (26.6, 26.5), "N2V": (24.0, 24.2)}
+    found = [
+        make(variant, 29.0, seed=seed, curve=[20.0, end])
+        for variant, two in ends.items()
+        for seed, end in enumerate(two)
+    ]
+    once = [record for record in found if record["seed"] == 0]
+    verdict = settled("002-direction-training-matches-n2c", *found)
+    assert verdict.word == DIRECTION and verdict.difference == pytest.approx(-0.05)
+    assert (verdict.low, verdict.high) == (pytest.approx(-0.6), pytest.approx(0.5))
+    assert verdict.reason.endswith("Interval over the 4 trainings: [-0.60, +0.50] dB.")
+    verdict = settled("002-direction-training-matches-n2c", *once)
+    assert (verdict.low, verdict.high) == (None, None) and "Interval" not in verdict.reason
+    verdict = settled("002-direction-learns-faster-than-n2v", *found)
+    assert verdict.difference == pytest.approx((27 + 26 - 24 - 24.2) / 4), (
+        "the mean lead at two steps of which one has 0"
+    )
+    assert (verdict.low, verdict.high) == (pytest.approx(0.9), pytest.approx(1.5))
+
+
 def test_curves_cross_between_the_validations_of_one():
     ours, other = pd.Series([20.0, 30.0], [10.0, 30.0]), pd.Series([19.0, 29.0], [10.0, 25.0])
     assert ssdn._lead_at_any_time((ours, other)).to_dict() == {10.0: 1.0, 25.0: -1.5}

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.study.statistics import bootstrap, bootstrap_average, compare, permute
+from repro.study.statistics import bootstrap, bootstrap_average, compare, compare_trainings, permute
 
 
 def test_two_values_by_hand():
@@ -35,6 +35,13 @@ def test_the_seed_fixes_the_interval():
     values = np.sqrt(np.arange(24.0))
     assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
     assert bootstrap(values, seed=3) != bootstrap(values, seed=4)
+
+
+def test_trainings_without_images_are_drawn_on_each_side_by_themselves():
+    assert compare_trainings([1.0, 3.0], [0.0, 10.0]) == (-3.0, -9.0, 3.0, 4), "by hand: 1 - 10 and 3 - 0"
+    assert compare_trainings([1.0, 3.0], [2.0])[:3] == (0.0, -1.0, 1.0)
+    once = compare_trainings([1.0], [3.0])
+    assert once.mean == -2 and np.isnan([once.low, once.high]).all()
 
 
 def test_each_set_counts_the_same_in_an_average_and_small_ones_scatter_more():
