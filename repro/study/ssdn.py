@@ -406,13 +406,14 @@ def _settle_zero_layer(claim: pd.Series, study: Study) -> Verdict:
     pair = _pair("variable", "variable, last layer not zeroed", study, alike)
     if pair is None:
         return _missing(claim, study)
-    difference = _curve(pair[0]).iloc[-1] - _curve(pair[1]).iloc[-1]
+    difference = compare_trainings(*(_curves(group).iloc[-1] for group in pair))
     reason = (
-        f"With zeros the run ends {_describe_side(difference)} the run without, on photographs kept out of training; "
-        f"more than {FAILED_DB:g} dB would be a failure to converge.{_describe_start(pair[0])}"
+        f"With zeros the run ends {_describe_side(difference.mean)} the run without, on photographs kept out of training; "
+        f"more than {FAILED_DB:g} dB would be a failure to converge.{_describe_seeds(difference)}"
+        f"{_describe_start(pair[0])}"
     )
-    facts = _facts(*pair) | {"difference": difference, "tolerance": FAILED_DB}
-    word = NOT_TESTABLE if _describe_start(pair[0]) else _word(difference > FAILED_DB, pair)
+    facts = _facts(*pair) | _bounds(difference) | {"tolerance": FAILED_DB}
+    word = NOT_TESTABLE if _describe_start(pair[0]) else _word(difference.mean > FAILED_DB, pair)
     return Verdict(claim["id"], word, reason, **facts)
 
 
