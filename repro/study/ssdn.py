@@ -408,8 +408,8 @@ def _settle_zero_layer(claim: pd.Series, study: Study) -> Verdict:
         return _missing(claim, study)
     difference = compare_trainings(*(_curves(group).iloc[-1] for group in pair))
     reason = (
-        f"With zeros the run ends {_describe_side(difference.mean)} the run without, on photographs kept out of training; "
-        f"more than {FAILED_DB:g} dB would be a failure to converge.{_describe_seeds(difference)}"
+        f"With zeros the run ends {_describe_side(difference.mean)} the run without, on photographs kept out of "
+        f"training; more than {FAILED_DB:g} dB would be a failure to converge.{_describe_seeds(difference)}"
         f"{_describe_start(pair[0])}"
     )
     facts = _facts(*pair) | _bounds(difference) | {"tolerance": FAILED_DB}
