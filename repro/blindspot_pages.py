@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -67,23 +68,42 @@ def _show_cell(claim: pd.Series) -> str:
 
 
 def describe_collapses(study: Study) -> str:
-    """Trainings that gave back the noisy image where others that differ in nothing but the seed did not."""
-    told = []
-    for group in study.groups:
+    """Trainings that gave back the noisy image, where others that differ in nothing but the seed did not and where all
+    did; and what became of all that estimate a level per image."""
+    groups = [group for group in study.groups if group.first["method"] == "ssdn" and group.trained]
+    told, everywhere = [], []
+    for group in groups:
         lost = [record for record in group.records if record.gives_back_noise]
-        if group.first["method"] != "ssdn" or not 0 < len(lost) < len(group.records):
+        if not lost:
             continue
         evaluation = group.first["evaluations"][0]["name"]
-        means = group.per_seed(evaluation).mean()
-        values = ", ".join(f"{value:.2f}" for value in means)
+        values = ", ".join(f"{value:.2f}" for value in group.per_seed(evaluation).mean())
+        if len(lost) == len(group.records):
+            everywhere.append(f"`{group.first['experiment']}` ({values} dB)")
+            continue
         names = ", ".join(f"`{record.name}`" for record in lost)
         told.append(
-            f"Of the {len(group.records)} trainings of `{group.first['experiment']}`, which differ in nothing but the "
-            f"seed, {len(lost)} failed ({names}): on `{evaluation}` they have {values} dB. Such a network gives back "
-            "the noisy image: the level that it estimates is 0, so that all of the noise counts as signal, whose sum "
-            "the likelihood judges. Its softplus passes no gradient there, the regulariser's neither, and nothing "
-            "leads back. Values and intervals are over all trainings, the failed ones too, so that a mean is that of "
-            "neither kind."
+            f"Of the {len(group.records)} trainings of `{group.first['experiment']}`, whose settings differ in "
+            f"nothing but the seed, {len(lost)} failed ({names}): on `{evaluation}` they have {values} dB. Such a "
+            "network gives back the noisy image: the level that it estimates is 0, so that all of the noise counts as signal, "
+            "whose sum the likelihood judges. Its softplus passes no gradient there, the regulariser's neither, and "
+            "nothing leads back. Values and intervals are over all trainings, the failed ones too, so that a mean is "
+            "that of neither kind."
+        )
+    if everywhere:
+        told.append(f"Without a training that did better, the noisy image is given back by {', '.join(everywhere)}.")
+    gains = {
+        record.name: record.gain_db
+        for group in groups
+        if group.first["variant"].startswith("variable") and group.first["sigma_255"] is not None
+        for record in group.records
+        if record.gain_db is not None
+    }
+    if told and len(gains) > 1:
+        listed = "; ".join(f"`{name}` {gain:+.2f}" for name, gain in sorted(gains.items(), key=lambda pair: -pair[1]))
+        told.append(
+            f"What each training that estimates a level per image gained over the noisy image, where all noise has one "
+            f"level, in dB: {listed}."
         )
     return "\n\n".join(told)
 
@@ -95,6 +115,12 @@ def describe_spread(study: Study, folder: Path) -> str:
     if not values:
         return NOT_YET
     plots.save(plots.draw_spread(values), folder / "ssdn_spread.png")
+    failed = [label for label, groups in found.items() if groups and any(r.gives_back_noise for r in groups[0].records)]
+    mixed = (
+        f" With failed trainings among them, the marks of {' and '.join(failed)} are those of no network."
+        if failed
+        else ""
+    )
     means = {label: column.mean() for label, column in values.items()}
     best, widest = max(means, key=means.get), max(values, key=lambda label: values[label].std())
     alt = (
@@ -102,9 +128,9 @@ def describe_spread(study: Study, folder: Path) -> str:
         f"dB; photographs differ most for {widest}, by a standard deviation of {values[widest].std():.1f} dB."
     )
     return (
-        f"```{{image}} _generated/ssdn_spread.png\n:alt: {alt}\n```\n\nA mark for each photograph of Kodak24, and the "
-        "mean. Photographs differ by decibels under any method: that is why methods are compared photograph by "
-        "photograph."
+        f"```{{image}} _generated/ssdn_spread.png\n:alt: {alt}\n```\n\nA mark for each photograph of Kodak24, averaged "
+        f"over a method's trainings, and the mean.{mixed} Photographs differ by decibels under any method: that is why "
+        "methods are compared photograph by photograph."
     )
 
 
@@ -145,22 +171,23 @@ def describe_statements(settled: pd.DataFrame) -> str:
 def describe_curves(study: Study, folder: Path) -> str:
     """The learning curves of all methods, by steps and by minutes, and whether SSDN is the faster one."""
     found = {label: ssdn._find(variant, study) for variant, label in METHODS.items()}
-    curves = {label: groups[0].first.curve for label, groups in found.items() if groups}
-    if not curves:
+    trainings = {label: groups[0].records for label, groups in found.items() if groups}
+    if not trainings:
         return NOT_YET
+    curves = {label: [r.curve for r in records if r.curve is not None] for label, records in trainings.items()}
     plots.save(plots.draw_curves_twice(curves), folder / "ssdn_curves.png")
-    ends = {label: curve["psnr_db"].dropna().iloc[-1] for label, curve in curves.items()}
-    best = max(ends, key=ends.get)
+    ends = {label: [curve["psnr_db"].dropna().iloc[-1] for curve in tables] for label, tables in curves.items()}
+    best = max(ends, key=lambda label: np.mean(ends[label]))
     alt = (
-        f"PSNR against steps, and against minutes of training, for {'; '.join(curves)}. {best} ends highest, at "
-        f"{ends[best]:.2f} dB."
+        f"PSNR against steps, and against minutes of training, for {'; '.join(curves)}. On average over its trainings "
+        f"{best} ends highest, at {np.mean(ends[best]):.2f} dB."
     )
     missing = [label for label, groups in found.items() if not groups]
     still = f" Not trained yet: {'; '.join(missing)}." if missing else ""
     return (
         f"```{{image}} _generated/ssdn_curves.png\n:alt: {alt}\n```\n\n"
-        "PSNR on photographs of the training set that are kept out of training, against steps and against minutes. In "
-        f"some of these minutes the machine did other work too.{still}\n\n"
+        "PSNR on photographs of the training set that are kept out of training, against steps and against minutes, a "
+        f"line for each training. Machines differ, and in some of these minutes they did other work too.{still}\n\n"
         f"{describe_speed(study)}\n\n{describe_step()}"
     )
 

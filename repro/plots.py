@@ -136,21 +136,22 @@ def draw_learning_curves(
 
 
 @_styled
-def draw_curves_twice(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Validation PSNR of every method against steps on the left and against wall-clock minutes on the right.
+def draw_curves_twice(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+    """Validation PSNR of every training against steps on the left and against wall-clock minutes on the right.
 
-    ``curves``: ``{label: table}`` with columns ``step``, ``seconds`` and ``psnr_db``; rows without a PSNR are
-    skipped.
+    ``curves``: ``{label: tables}``, a table for each training of a method, with columns ``step``, ``seconds`` and
+    ``psnr_db``; rows without a PSNR are skipped.
     """
     figure = Figure(figsize=(WIDTH_IN, 3.9), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
-    for number, (label, table) in enumerate(curves.items()):
-        table = table.dropna(subset=["psnr_db"])
-        for axes, spent in zip(grid, (table["step"], table["seconds"] / 60), strict=True):
-            axes.plot(
-                spent, table["psnr_db"], color=CYCLE[number % len(CYCLE)], linestyle=DASHES[number // 6 % 4],
-                marker="osD^vP"[number % 6], markersize=3.5, linewidth=1.6, label=label,
-            )  # fmt: skip
+    for number, (label, tables) in enumerate(curves.items()):
+        for training, table in enumerate(tables):
+            table = table.dropna(subset=["psnr_db"])
+            for axes, spent in zip(grid, (table["step"], table["seconds"] / 60), strict=True):
+                axes.plot(
+                    spent, table["psnr_db"], color=CYCLE[number % len(CYCLE)], linestyle=DASHES[number // 6 % 4],
+                    marker="osD^vP"[number % 6], markersize=3, linewidth=1.3, label=None if training else label,
+                )  # fmt: skip
     for axes, words in zip(grid, ("steps", "minutes of training"), strict=True):
         axes.set_xlabel(words)
         axes.grid(color="#E3E5E0", linewidth=0.8)

@@ -102,11 +102,16 @@ class Record:
     def gives_back_noise(self) -> bool:
         """Whether the network returns noisy images nearly as they are: on its first test with drawn noise it gains less
         than :data:`GAIN_DB`. A blind-spot network that estimates the level does so once its estimate has gone to 0."""
+        return self.gain_db is not None and self.gain_db < GAIN_DB
+
+    @property
+    def gain_db(self) -> float | None:
+        """By how much the PSNR of the network's images is above that of the noisy ones, the mean of its first test;
+        None where that test draws no noise."""
         if self.metrics.empty or not {"psnr_noisy_db", "sigma_255"} <= set(self.metrics):
-            return False
+            return None
         first = self.metrics[self.metrics["evaluation"] == self.metrics["evaluation"].iloc[0]]
-        drawn = not first["sigma_255"].isna().any()
-        return drawn and bool((first["psnr_db"] - first["psnr_noisy_db"]).mean() < GAIN_DB)
+        return None if first["sigma_255"].isna().any() else float((first["psnr_db"] - first["psnr_noisy_db"]).mean())
 
     @cached_property
     def offsets(self) -> pd.DataFrame | None:

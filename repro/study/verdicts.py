@@ -265,13 +265,11 @@ def settle(claim: pd.Series, study: Study) -> Verdict:
             verdict, reason=f"{verdict.reason} In the training of {', '.join(lost)} sampling points ran away."
         )
     for group in study.groups:
-        whole = set(group.names.split()) <= set(verdict.evidence.split())
-        lost = [record.name for record in group.records if record.gives_back_noise] if whole else []
-        if lost and len(lost) < len(group.records):
-            verdict = replace(
-                verdict,
-                reason=f"{verdict.reason} {', '.join(lost)} gave back the noisy images: a training that failed counts.",
-            )
+        whole = group.trained and set(group.names.split()) <= set(verdict.evidence.split())
+        if lost := [record.name for record in group.records if record.gives_back_noise] if whole else []:
+            failed = f"{', '.join(lost)} gave back the noisy images"
+            why = ": a training that failed counts." if len(lost) < len(group.records) else "."
+            verdict = replace(verdict, reason=f"{verdict.reason} {failed}{why}")
     if verdict.word != NOT_TESTABLE and not verdict.command:  # it was computed just now, from no record
         return replace(verdict, command="repro claims --write")
     if verdict.command.startswith("repro campaign") and not verdict.waits_for:  # its record is not in the way there

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import repro
-from repro import blindspot_pages, files, pages, timing, weights
+from repro import blindspot_pages, files, pages, plots, timing, weights
 from repro.data import catalog
 from repro.errors import ReproError
 from repro.study import claims, experiments, records, ssdn
@@ -86,6 +86,22 @@ def test_a_training_that_gives_back_the_noisy_image_counts_and_is_told(make):
     text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found))
     assert "Of the 2 trainings of `known`" in text and "1 failed (`known-seed1`)" in text and "29.50, 20.30 dB" in text
     assert "failed" not in settled("002-t1-kodak-ssdn-known", found[0]).reason
+    alone = settled("002-t1-kodak-ssdn-known", found[1])
+    assert alone.reason.endswith("known-seed1 gave back the noisy images."), "where no training did better"
+    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[1:]))
+    assert text == "Without a training that did better, the noisy image is given back by `known` (20.30 dB)."
+    assert not blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[:1]))
+
+
+def test_what_estimating_trainings_gained_is_told_where_one_failed(make):
+    found = []
+    for variant, psnr_db, gain_db in (("variable", 29.5, 9.3), ("variable, clipped noise", 20.3, 0.1)):
+        record = make(variant, psnr_db, sigma_255=25.0)
+        table = pd.read_csv(record.folder / "metrics.csv").assign(sigma_255=25.0)
+        table.assign(psnr_noisy_db=table["psnr_db"] - gain_db).to_csv(record.folder / "metrics.csv", index=False)
+        found.append(records.read(record.folder))
+    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found))
+    assert text.endswith(f"in dB: `{found[0].name}` +9.30; `{found[1].name}` +0.10.")
     assert not blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[:1]))
 
 
@@ -286,11 +302,15 @@ def test_claims_that_share_a_sentence_stand_in_one_item():
         pages.list_statements(rows, {"another": "It is"})
 
 
-def test_the_chapter_draws_what_is_there(make, tmp_path):
-    record = make("N2C", 30.0, curve=[20.0, 25.0, 27.0])
-    study = Study(LEDGER, EXPERIMENTS, [record])
+def test_the_chapter_draws_what_is_there(make, tmp_path, monkeypatch):
+    seeds = [make("N2C", 30.0, seed=seed, curve=[20.0, 25.0, 27.0 + seed]) for seed in range(2)]
+    study = Study(LEDGER, EXPERIMENTS, seeds)
+    drawn, draw = [], plots.draw_curves_twice
+    monkeypatch.setattr(plots, "draw_curves_twice", lambda curves: drawn.append(draw(curves)) or drawn[-1])
     page = blindspot_pages.describe_curves(study, tmp_path)
-    assert "27.00 dB" in page
+    assert "27.50 dB" in page and "a line for each training" in page
+    assert [len(axes.lines) for axes in drawn[0].axes] == [2, 2]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["N2C"], "once for both trainings"
     assert "Not trained yet: N2N" in page
     assert "needs a run of both" in page
     assert {path.name for path in tmp_path.glob("*.png")} == {"ssdn_curves.png"}
