@@ -137,8 +137,9 @@ rule all:
 
 def list_needed(wildcards):
     """Records of missing runs whose weights this one begins from."""
-    needed = [(name, "0") for name in RUNS[wildcards.experiment, wildcards.seed]["needs"]]
-    return [locate_record(*run) for run in needed if run in MISSING]
+    needs = RUNS[wildcards.experiment, wildcards.seed]["needs"]
+    first = [next((run for run in RUNS if run[0] == name), None) for name in needs]  # a row begins from first seeds
+    return [locate_record(*run) for run in first if run in MISSING]
 
 
 rule experiment:

@@ -67,6 +67,12 @@ def _show_cell(claim: pd.Series) -> str:
     return f"<b>{claim['ours']:.2f}</b>, printed {escape(claim['value'])}<br>{verdict}"
 
 
+COLLAPSE = (
+    "The level that it estimates is 0, so that all of the noise counts as signal, whose sum the likelihood judges. Its "
+    "softplus passes no gradient there, the regulariser's neither, and nothing leads back."
+)
+
+
 def describe_collapses(study: Study) -> str:
     """Trainings that gave back the noisy image, where others that differ in nothing but the seed did not and where all
     did; and what became of all that estimate a level per image."""
@@ -82,13 +88,12 @@ def describe_collapses(study: Study) -> str:
             everywhere.append(f"`{group.first['experiment']}` ({values} dB)")
             continue
         names = ", ".join(f"`{record.name}`" for record in lost)
+        why = f" {COLLAPSE}" if group.first["variant"].startswith("variable") else ""
         told.append(
             f"Of the {len(group.records)} trainings of `{group.first['experiment']}`, whose settings differ in "
             f"nothing but the seed, {len(lost)} failed ({names}): on `{evaluation}` they have {values} dB. Such a "
-            "network gives back the noisy image: the level that it estimates is 0, so that all of the noise counts as signal, "
-            "whose sum the likelihood judges. Its softplus passes no gradient there, the regulariser's neither, and "
-            "nothing leads back. Values and intervals are over all trainings, the failed ones too, so that a mean is "
-            "that of neither kind."
+            f"network gives back the noisy image.{why} Values and intervals are over all trainings, the failed ones "
+            "too, so that a mean is that of neither kind."
         )
     if everywhere:
         told.append(f"Without a training that did better, the noisy image is given back by {', '.join(everywhere)}.")
@@ -217,9 +222,9 @@ def describe_speed(study: Study) -> str:
     races = ssdn.race(study)
     if not races:
         return "Whether SSDN is faster than N2V in real time needs a run of both."
-    took = ssdn.read_step_seconds()
     lines = []
     for race in races:
+        took = ssdn.read_step_seconds(race.groups[0])
         first, second = (METHODS[group.first["variant"]] for group in race.groups)
         steps, step_for_step = race.steps, race.steps[1] / race.steps[0]
         variants = [group.first["variant"] for group in race.groups]
@@ -232,7 +237,7 @@ def describe_speed(study: Study) -> str:
         )
         lines.append(
             f"- {first} against {second}: both reach {race.psnr_db:.2f} dB, after {steps[0]:,.0f} and {steps[1]:,.0f} "
-            f"steps. In steps {first} is {_faster(step_for_step)}{in_time}."
+            f"steps. In steps {first} is {_faster(step_for_step)}{in_time}.{_tell_failed(race)}"
         )
     verdict = settle(study.claims.loc["002-direction-faster-in-real-time"], study)
     word = pages.show_verdict(verdict.word, verdict.word.capitalize())
@@ -241,6 +246,12 @@ def describe_speed(study: Study) -> str:
         f"{escape(verdict.reason[0].lower() + verdict.reason[1:])} Every pair of runs, at the highest PSNR that "
         "both reach:\n\n" + "\n".join(lines)
     )
+
+
+def _tell_failed(race: ssdn.Race) -> str:
+    """Which of the trainings that a race is the mean of failed, as the end of a sentence."""
+    lost = [f"`{record.name}`" for group in race.groups for record in group.records if record.gives_back_noise]
+    return f" The curve is a mean with {', '.join(lost)}, which failed." if lost else ""
 
 
 def _faster(ratio: float) -> str:

@@ -166,7 +166,7 @@ def describe_seeds(study: Study) -> str:
     """What trainings gave that differ in nothing but the seed: a line for each network that has several."""
     columns: dict[str, list[str]] = {name: [] for name in ("network", "test", "PSNR of each training, dB", "apart, dB")}
     for group in study.groups:
-        if group.trained and len(group.records) > 1 and group.budget != "smoke":
+        if group.trained and len(group.records) > 1 and group.first["evaluations"]:
             evaluation = group.first["evaluations"][0]["name"]
             means = group.per_seed(evaluation).mean()
             cells = (
@@ -191,11 +191,10 @@ def describe_paper(settled: pd.DataFrame, paper: str) -> str:
     reproduced = of_paper[of_paper["word"] == REPRODUCED]
     sizes = int(reproduced["metric"].isin(KINDS["architecture"]).sum())
     others = int((reproduced["metric"].isin(["psnr", "ssim"]) & (reproduced["method"] != paper)).sum())
-    looked_up = [f"{sizes} {'are sizes of a network' if sizes > 1 else 'is a size of a network'}, looked up in ours"]
+    looked_up = [f"{sizes} {'are sizes' if sizes > 1 else 'is a size'} of a network, read off ours"]
     scored = [f"{others} {'are values' if others > 1 else 'is a value'} of another method"]
     costs = count_costs(of_paper)
     compared = [f"{costs} {'say' if costs > 1 else 'says'} which of two networks has more parameters or operations"]
-    looked_up[0] += "," if sizes and (others or costs) else ""
     parts = (looked_up if sizes else []) + (scored if others else []) + (compared if costs else [])
     of_these = f" Of the {len(reproduced)} claims below that are reproduced, {_enumerate(parts)}." if parts else ""
     table = _glance(f"<tbody>{''.join(lines)}{everything}</tbody>")

@@ -193,6 +193,17 @@ def test_sentences_do_not_say_that_a_small_network_refutes_a_paper(settled):
     assert "*Not reproduced*: of 1 claims" in counts and "do not refute the paper" in counts
 
 
+def test_differences_that_are_not_told_from_0_are_counted_by_their_intervals(settled):
+    settled["word"], settled["low"], settled["high"] = NOT_TESTABLE, -1.0, 1.0
+    ordering, value = "001-order-kodak24-50-over-dncnn", "001-t3-kodak24-50-sadnet"
+    settled.loc[[ordering, value], "word"] = NOT_REPRODUCED
+    counts = front_page.describe_counts(settled, verdicts.Study([], [], []))
+    assert "1 of the 2 are differences that cannot be told from 0" in counts, "an interval of a value is another thing"
+    settled.loc[ordering, "high"] = -0.5
+    counts = front_page.describe_counts(settled, verdicts.Study([], [], []))
+    assert "0 of the 2 are differences" in counts
+
+
 def test_whether_it_reproduced_is_answered_in_one_sentence(settled):
     settled["word"] = NOT_TESTABLE
     first, second = "001-t3-kodak24-50-sadnet", "001-t3-kodak24-30-sadnet"

@@ -92,6 +92,8 @@ def run(
     chosen = choose(experiments, budget, only)
     written, failed, missing = [], [], False
     with _saying_failures(failed, hours), _ending(hours):
+        if renew_verdicts and results == files.results() and _list_due():
+            _renew_verdicts(say)  # a campaign was killed between a record and its verdicts
         waiting = deque(_order(chosen, as_given=bool(only)))
         put_off: set[str] = set()
         while waiting:
@@ -121,6 +123,8 @@ def run(
             say(f"{name}: {experiment.why} [{state}]")
             try:
                 began = time.monotonic()
+                if renew_verdicts and results == files.results():
+                    _note_due(experiment, seed)
                 written.append(carry_out(experiment, seed, results, say))
                 say(f"{name}: written to {written[-1]} after {time.monotonic() - began:,.0f} s")
                 if renew_verdicts and results == files.results():
@@ -192,12 +196,37 @@ def _running_needs(experiment: Experiment, experiments: list[Experiment], result
 
 def _renew_verdicts(say: Callable[[str], None]) -> None:
     """Settle all claims by the rules that stand in the files now: this process may have begun hours before them."""
-    with files.locked(files.runs() / ".verdicts"):  # a slower process must not save older ones
-        command = [sys.executable, "-m", "repro.cli", "claims", "--write"]
-        done = subprocess.run(command, cwd=files.root(), capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+    reason = ""
+    try:
+        with files.locked(files.runs() / ".verdicts"):  # a slower process must not save older ones
+            due = _list_due()
+            command = [sys.executable, "-m", "repro.cli", "claims", "--write"]
+            done = subprocess.run(command, cwd=files.root(), capture_output=True, text=True)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+            else:
+                for note in due:
+                    note.unlink(missing_ok=True)
+    except (ReproError, OSError) as error:
+        reason = str(error)
+    if reason:
         say(f"The verdicts could not be renewed ({reason}); the record is kept, and `repro claims --write` does it.")
+
+
+def _note_due(experiment: Experiment, seed: int) -> None:
+    """Note that verdicts are to be renewed once this run has its record, whoever lives to see it."""
+    note = files.runs() / ".verdicts-due" / experiment.name / str(seed)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    except OSError as error:
+        raise ReproError(f"Cannot write {note}: {error.strerror}.") from error
+
+
+def _list_due() -> list[Path]:
+    """Notes of runs that have their record by now."""
+    notes = (files.runs() / ".verdicts-due").glob("*/*")
+    return [n for n in notes if (files.results() / "runs" / n.parent.name / f"seed{n.name}" / "record.json").exists()]
 
 
 def run_one(
@@ -229,6 +258,10 @@ def run_one(
         raise ReproError(f"{home} is a record of other settings than the list's; remove it to redo the run.")
     if _is_first_process():
         _require_writable_results(experiment, seed, results)
+        if elsewhere := _running_needs(experiment, experiments or listing.load(), results):
+            raise ReproError(
+                f"{name} needs {', '.join(elsewhere)}, on which another process works; start it afterwards."
+            )
     with _ending(None):
         try:
             if _is_first_process():
@@ -294,9 +327,12 @@ def carry_out(experiment: Experiment, seed: int, results: Path, say: Callable[[s
         if experiment.train is not None and not experiment.publishes(seed):
             kept = _keep_weights(_small_weights(folder), folder.with_suffix(".safetensors"))
             say(f"{experiment.name} seed {seed}: the weights stay in {kept}")
-    # All that is left are checkpoints. Where folders are shared between machines, the lock must be let go first, and
-    # what cannot be removed costs space alone.
-    shutil.rmtree(folder, ignore_errors=True)
+        # All that is left are checkpoints. Where folders are shared between machines, they cannot be removed before the
+        # lock is let go, and under their name somebody else may work by then.
+        left = folder.with_name(f".{folder.name}-done-{os.getpid()}")
+        with suppress(OSError):  # what cannot be removed costs space alone
+            folder.rename(left)
+    shutil.rmtree(left, ignore_errors=True)
     return home
 
 
@@ -716,8 +752,10 @@ def _is_locked(folder: Path) -> bool:
     with path.open("r") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # a file system without locks: who wants to work there is told
+            return False
     return False
 
 

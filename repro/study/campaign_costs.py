@@ -50,7 +50,7 @@ class Throughput:
 
     @property
     def is_accelerator(self) -> bool:
-        return not (self.device.endswith((" core", " cores")) or self.device.startswith("cpu "))
+        return records.names_accelerator(self.device)
 
     @property
     def per_device(self) -> float:

@@ -109,6 +109,9 @@ class _Measured:
     def find_evaluation(self, experiment: Experiment) -> float:
         """Seconds of the network in all evaluations of an experiment, NaN where nothing tells."""
         own = [record for record in self.records if record["method"] == experiment.method]
+        if experiment.budget in ("cpu", "gpu"):  # one says nothing of the other
+            on_gpu = experiment.budget == "gpu"
+            own = [record for record in own if records.names_accelerator(record["device"]) == on_gpu]
         own = [record for record in own if record["colour"] == experiment.colour] or own
         own = [record for record in own if record.settings["sizes"] == experiment.sizes] or own
         pixels = sum(_count_passes(e) * _list_pixels(record, e).sum() for record in own for e in record["evaluations"])

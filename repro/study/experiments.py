@@ -156,6 +156,9 @@ def _read(row: dict, recipes: dict, file: str) -> Experiment:
     for part in (experiment, *evaluations):
         if misfit := find_misfit(type(part), vars(part)):
             raise ReproError(f"{file}: {name} has {misfit}.")
+    for key in ("steps", "seconds"):
+        if isinstance((train or {}).get(key), bool | str | list | dict):
+            raise ReproError(f"{file}: {name} trains for {key} = {train[key]!r}, which is no number.")
     if len(set(experiment.seeds)) < max(1, len(experiment.seeds)):
         raise ReproError(f"{file}: {name} needs one seed or more, each named once.")
     for evaluation in experiment.evaluate:

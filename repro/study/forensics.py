@@ -256,7 +256,10 @@ def load(path: str | Path | None = None) -> list[Disagreement]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReproError(f"Cannot read the disagreements in {path}: {error}.") from error
-    entries = [_read(row, path.name) for row in content.get("disagreement", [])]
+    rows = content.get("disagreement", [])
+    if not isinstance(rows, list):
+        raise ReproError(f"{path.name}: each disagreement begins with [[disagreement]], in two brackets.")
+    entries = [_read(row, path.name) for row in rows]
     names = [entry.id for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ReproError(f"{path.name}: the id {twice[0]!r} occurs twice.")
@@ -270,6 +273,8 @@ def load(path: str | Path | None = None) -> list[Disagreement]:
 
 
 def _read(row: dict, file: str) -> Disagreement:
+    if not isinstance(row, dict):
+        raise ReproError(f"{file}: {row!r} is no disagreement; each is a table [[disagreement]].")
     name = row.get("id", "without an id")
     try:
         comparisons = tuple(

@@ -26,7 +26,7 @@ from repro import files
 from repro.errors import ReproError
 from repro.train_config import TrainConfig
 
-GAIN_DB = 0.5  # what gains less over the noisy image gives it back
+GAIN_DB = 0.5  # what is nearer to the noisy image in PSNR gives it back
 PARTS = ("naive_weights",)  # not settings: the checksum of a part that was trained before
 # Field -> type. A hyper-parameter is {"value", "origin"}; None where the run was stopped by another budget.
 FIELDS = {
@@ -100,9 +100,9 @@ class Record:
 
     @property
     def gives_back_noise(self) -> bool:
-        """Whether the network returns noisy images nearly as they are: on its first test with drawn noise it gains less
-        than :data:`GAIN_DB`. A blind-spot network that estimates the level does so once its estimate has gone to 0."""
-        return self.gain_db is not None and self.gain_db < GAIN_DB
+        """Whether the network returns noisy images nearly as they are: its first test draws noise, and it gains or
+        loses less than :data:`GAIN_DB` there. So does a blind-spot network once its estimate of the level is 0."""
+        return self.gain_db is not None and abs(self.gain_db) < GAIN_DB
 
     @property
     def gain_db(self) -> float | None:
@@ -274,6 +274,11 @@ def name_cpu() -> str:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name_processor()}, {cores} cores"
+
+
+def names_accelerator(device: str) -> bool:
+    """Whether what a record or a benchmark calls its device is a GPU and no processor."""
+    return not (device.endswith((" core", " cores")) or device.startswith("cpu "))
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -262,7 +262,7 @@ def _settle_gain(claim: pd.Series, study: Study) -> Verdict:
             else ("it needs SADNet and one compared method at sigma 30 and 70")
         )
         return untested(claim, study, why)
-    weakest = min(growths.values(), key=lambda growth: growth.mean)
+    weakest = min(growths.values(), key=lambda growth: growth.low)  # the one that is told from 0 least
     facts = {"difference": weakest.mean, "low": weakest.low, "high": weakest.high, "budget": high[0].budget}
     facts |= {"evidence": f"{low[0].names} {high[0].names}", "command": high[0].first["command"]}
     told = ", ".join(f"over {name} by {growth.signed()} dB" for name, growth in growths.items())

@@ -239,7 +239,7 @@ def _stages(group: Group) -> list[int]:
 
 def _of_stage(group: Group, stage: int, column: str) -> pd.DataFrame:
     """A value per image, a column for each seed."""
-    tables = {record.name: record.stages for record in group.records}
+    tables = {record.name: record.stages for record in group.records if record.stages is not None}
     columns = {
         name: table[table["stage"] == stage].set_index("image")[column].astype(float) for name, table in tables.items()
     }

@@ -19,7 +19,7 @@ from repro import timing
 from repro.data import catalog
 from repro.study import claims as ledger
 from repro.study import verdicts
-from repro.study.records import find_differences
+from repro.study.records import find_differences, names_accelerator
 from repro.study.statistics import DRAWS, LEVEL, Interval, compare, compare_trainings
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Group, Study, Verdict
 
@@ -222,8 +222,16 @@ def _curves(group: Group) -> pd.DataFrame:
     curves = [
         r.curve.dropna(subset=["psnr_db"]).set_index("step")["psnr_db"] for r in group.records if r.curve is not None
     ]
-    table = pd.concat(curves, axis=1, keys=range(len(curves))).astype(float).dropna()
-    return table.set_axis(table.index.astype(float))
+    table = pd.concat(curves, axis=1, keys=range(len(curves))).astype(float).sort_index()
+    table = table.set_axis(table.index.astype(float))
+    return table.interpolate(
+        method="index", limit_area="inside"
+    ).dropna()  # trainings by the clock have steps of their own
+
+
+def _ends(group: Group) -> list[float]:
+    """The validation PSNR that each training has at its own end."""
+    return [float(r.curve["psnr_db"].dropna().iloc[-1]) for r in group.records if r.curve is not None]
 
 
 def _missing(claim: pd.Series, study: Study) -> Verdict:
@@ -234,8 +242,9 @@ def _settle_training_matches(claim: pd.Series, study: Study) -> Verdict:
     pair = _pair("variable", "N2C", study, alike)
     if pair is None:
         return _missing(claim, study)
-    difference = compare_trainings(*(_curves(group).iloc[-1] for group in pair))
-    holds = verdicts.within(difference.mean, verdicts.PSNR_TRAINED_HERE_DB)
+    difference = compare_trainings(*map(_ends, pair))
+    bounds = [number for number in difference[:3] if not math.isnan(number)]
+    holds = all(verdicts.within(number, verdicts.PSNR_TRAINED_HERE_DB) for number in bounds)
     what = f"SSDN with unknown sigma is {_describe_side(difference.mean)} N2C"
     reason = f"At its end {what} on photographs kept out of training.{_describe_seeds(difference)}"
     facts = _facts(*pair) | _bounds(difference) | {"tolerance": verdicts.PSNR_TRAINED_HERE_DB}
@@ -250,6 +259,7 @@ def _settle_lead_in_steps(claim: pd.Series, study: Study) -> Verdict:
         return _missing(claim, study)
     holds, groups = bool((lead > 0).all()), pair
     mean = compare_trainings(*_leads(pair, lead.index))
+    holds = holds and not mean.low <= 0
     reason = f"Both averaged, SSDN is {_describe_lead(lead, 'validation steps')}.{_describe_seeds(mean)}"
     plain = _pair("variable", "N2V without averaging", study, partial(alike, but="ema_decay"))
     if plain and (other := _lead(tuple(map(_curve, plain)))) is not None:
@@ -279,8 +289,8 @@ def _describe_seeds(difference: Interval) -> str:
 
 def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
     """Which of the two reaches first what both reach, if every step takes what it takes on an idle machine."""
-    pair, took = _pair("variable", "N2V", study, alike), read_step_seconds()
-    if pair is None or not took:
+    pair = _pair("variable", "N2V", study, alike)
+    if pair is None or not (took := read_step_seconds(pair[0])):
         return _missing(claim, study)
     curves = tuple(_curve(group, took[group.first["variant"]]) for group in pair)
     lead = _lead_at_any_time(curves)
@@ -296,21 +306,31 @@ def _settle_lead_in_time(claim: pd.Series, study: Study) -> Verdict:
         reason += f"; {'N2V' if lead.iloc[0] < 0 else 'SSDN'} is ahead at first" if lead.iloc[0] else ""
         whose = "of one seed" if all(len(group.records) == 1 for group in pair) else "of a few seeds"
         why = f"two curves that meet, {whose}, decide nothing"
-        return verdicts.untested(claim, study, f"{reason}: {why}", waits=False)
+        return replace(verdicts.untested(claim, study, f"{reason}: {why}", waits=False), **_facts(*pair))
     side = "ahead" if (lead > 0).all() else "behind"
     reason += f"; while both train, SSDN is {side} throughout, by {abs(lead).min():.2f} dB or more."
     return Verdict(claim["id"], _word(side == "ahead", pair), reason, **_facts(*pair))
 
 
-def read_step_seconds() -> dict[str, float]:
+def read_step_seconds(group: Group | None = None) -> dict[str, float]:
     """Seconds of a training step on an idle machine by variant, from `repro bench blindspot`; empty where nobody ran
-    it. The seconds of a record would not do, since the machine may have worked on other things as well."""
-    for _, table in timing.load("blindspot"):
+    it, or only with another kind of device and other batches than those of ``group``. The seconds of a record would not
+    do, since the machine may have worked on other things as well."""
+    for about, table in timing.load("blindspot"):
+        if group and _describe_load(about["device"], about) != _describe_load(
+            group.first["device"], group.first.settings
+        ):
+            continue
         took = table.set_index("training")["step_s"]
         plain = took["N2V"]  # averaging the weights costs next to nothing
         ours = {"variable": took["SSDN, variable level"], "known": took["SSDN, known level"]}
         return ours | {"N2V": plain, "N2V without averaging": plain}
     return {}
+
+
+def _describe_load(device: str, batches: dict) -> tuple[bool, int]:
+    """Whether a step runs on an accelerator, and how many pixels it sees."""
+    return names_accelerator(device), batches.get("batch", 0) * batches.get("patch", 0) ** 2
 
 
 def _lead(curves: tuple[pd.Series, pd.Series]) -> pd.Series | None:
@@ -406,14 +426,15 @@ def _settle_zero_layer(claim: pd.Series, study: Study) -> Verdict:
     pair = _pair("variable", "variable, last layer not zeroed", study, alike)
     if pair is None:
         return _missing(claim, study)
-    difference = compare_trainings(*(_curves(group).iloc[-1] for group in pair))
+    difference = compare_trainings(*map(_ends, pair))
     reason = (
         f"With zeros the run ends {_describe_side(difference.mean)} the run without, on photographs kept out of "
         f"training; more than {FAILED_DB:g} dB would be a failure to converge.{_describe_seeds(difference)}"
         f"{_describe_start(pair[0])}"
     )
     facts = _facts(*pair) | _bounds(difference) | {"tolerance": FAILED_DB}
-    word = NOT_TESTABLE if _describe_start(pair[0]) else _word(difference.mean > FAILED_DB, pair)
+    at_least = difference.mean if math.isnan(difference.low) else difference.low
+    word = NOT_TESTABLE if _describe_start(pair[0]) else _word(at_least > FAILED_DB, pair)
     return Verdict(claim["id"], word, reason, **facts)
 
 

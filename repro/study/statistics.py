@@ -62,10 +62,11 @@ def compare(
 def compare_trainings(first: ArrayLike, second: ArrayLike, draws: int = DRAWS, seed: int = 0) -> Interval:
     """Bootstrap of ``mean(first) - mean(second)`` where each has one number per training and no images are behind it,
     as for a point of a learning curve. Trainings of the two sides are drawn independently; the count is that of all.
+    Without two of each side there are no bounds (NaN): of one training nothing can be drawn.
     """
     one, other = (_to_columns(values).reshape(1, -1) for values in (first, second))
     count, mean = one.size + other.size, float(one.mean() - other.mean())
-    if one.size == other.size == 1:
+    if min(one.size, other.size) < 2:
         return Interval(mean, float("nan"), float("nan"), count)
     random, image = np.random.default_rng(seed), np.zeros((draws, 1), int)
     means = sum(_draw_means(side, image, _draw_trainings(random, side.shape[1], draws)) for side in (one, -other))

@@ -154,6 +154,8 @@ class Group:
     def spread(self) -> tuple[float, str]:
         """How far its trainings are apart at most, which differ in nothing but the seed, in dB of the mean on the first
         test; and which experiment and test that are."""
+        if not self.first["evaluations"]:  # it is measured in another way
+            return 0.0, self.first["experiment"]
         test = self.first["evaluations"][0]["name"]
         means = self.per_seed(test).mean()
         return float(means.max() - means.min()), f"{self.first['experiment']} on {test}"
@@ -298,7 +300,7 @@ def describe_hint(paired: Interval, groups: list[Group], study: Study) -> str:
 
 
 def _tell_hint(mean: float, low: float, high: float, groups: list[Group], study: Study) -> str:
-    if low <= 0 <= high:
+    if low <= 0 <= high or math.isnan(low):
         return ""
     trained = [group for group in groups if group.trained]
     least = min((len(group.records) for group in trained), default=FEW_TRAININGS)
@@ -393,7 +395,7 @@ def _settle_quality(claim: pd.Series, study: Study) -> Verdict:
     groups = study.find(_method(claim), _variant(claim), claim["colour"], dataset, sigma) if dataset else []
     if claim["metric"] == "psnr" and groups:
         if claim["table"] == "Table 1":  # the states of the ablation study belong together
-            groups.sort(key=lambda group: _find_counterpart(claim, group, study) is None)
+            groups.sort(key=lambda group: group.smaller and _find_counterpart(claim, group, study) is None)
             if groups[0].smaller and _find_counterpart(claim, groups[0], study) is None:
                 beside = "full network" if _variant(claim) == "none" else "network without the three parts"
                 return untested(claim, study, f"the {beside}, trained by the same recipe, is not here to compare with")
@@ -449,7 +451,7 @@ def hold_against(claim: pd.Series, group: Group, *values: pd.DataFrame) -> dict:
     ours = float(np.mean([frame.to_numpy().mean() for frame in values]))
     tolerance = PSNR_TRAINED_HERE_DB if group.smaller else PSNR_DB
     facts = {"ours": ours, "difference": ours - claim["number"], "tolerance": tolerance}
-    facts |= {"budget": group.budget, "evidence": group.names}
+    facts |= {"budget": group.budget, "evidence": " ".join(map(str, shared))}
     differences = [frame - claim["number"] for frame in values]
     interval = bootstrap(differences[0]) if len(values) == 1 else bootstrap_average(differences)
     return facts | {"low": interval.low, "high": interval.high}
@@ -591,6 +593,10 @@ def withhold_empty_lead(verdict: Verdict, second: Group, evaluation: str) -> Ver
 def by_sign(claim: pd.Series, interval: Interval, smaller: bool, what: str, facts: dict) -> Verdict:
     if interval.sign == claim["number"]:
         return Verdict(claim["id"], DIRECTION if smaller else REPRODUCED, f"{what}.", **facts)
+    if math.isnan(interval.low):
+        return Verdict(
+            claim["id"], NOT_TESTABLE, f"{interval.mean:+.2f}, of one image, which has no interval.", **facts
+        )
     why = "the interval contains 0" if interval.sign == 0 else "the other way round"
     return Verdict(claim["id"], NOT_REPRODUCED, f"{what}: {why}.", **facts)
 

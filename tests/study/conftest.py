@@ -47,7 +47,7 @@ def _maker(parent):
             "experiment": experiment, "method": method, "variant": variant, "colour": colour,
             "sigma_255": sigma_255, "seed": seed, "budget": budget,
             "hyperparameters": {k: {"value": v, "origin": "the test"} for k, v in settings.items()},
-            "commit": "none", "versions": {}, "device": "none", "threads": 1, "started": "now",
+            "commit": "none", "versions": {}, "device": "none, 1 cores", "threads": 1, "started": "now",
             "seconds": 1.0, "steps": steps, "peak_memory_mib": 1, "parameters": 1, "data": [],
             "evaluations": [evaluation | {"patch": None} | records.summarise(metrics)],
             "command": f"repro campaign --only {experiment}",

@@ -137,7 +137,9 @@ def test_what_cannot_be_removed_costs_space_and_no_record(tmp_path, runs, monkey
     keeps = lambda path, *more, **options: None if "checkpoint" in str(path) else remove(path, *more, **options)  # noqa: E731
     monkeypatch.setattr(os, "unlink", keeps)
     home = campaign.carry_out(TINY, 0, tmp_path, say=lambda line: None)
-    assert (home / "record.json").exists() and list((runs / "tiny" / "seed0").iterdir())
+    (left,) = (runs / "tiny").glob(".seed0-*")
+    assert (home / "record.json").exists() and list(left.iterdir())
+    assert not (runs / "tiny" / "seed0").exists(), "who works there next is not disturbed"
 
 
 def test_a_network_that_was_trained_before_keeps_its_device_and_versions(tmp_path, runs):
@@ -608,6 +610,63 @@ def test_verdicts_that_cannot_be_renewed_leave_the_record(monkeypatch, runs):
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: broken)
     campaign._renew_verdicts(said.append)
     assert "SyntaxError: invalid syntax" in said[0] and "the record is kept" in said[0]
+
+
+def test_a_lock_for_the_verdicts_that_fails_fails_no_run(monkeypatch, runs):
+    said = []
+
+    def refuse(*_):
+        raise ReproError("Cannot lock it.")
+
+    monkeypatch.setattr(files, "locked", refuse)
+    campaign._renew_verdicts(said.append)
+    assert "Cannot lock it." in said[0] and "the record is kept" in said[0]
+
+
+def test_verdicts_are_renewed_after_a_kill_that_left_a_record(results, monkeypatch, runs):
+    """What a campaign does for whoever came before it: also where nothing is missing."""
+    renewed = []
+    monkeypatch.setattr(files, "results", lambda: results)
+
+    def start(rc):
+        ran = lambda *command, **options: renewed.append(command) or subprocess.CompletedProcess([], rc, "", "no\n")  # noqa: E731
+        monkeypatch.setattr(subprocess, "run", ran)
+        campaign.run(only=("tiny",), experiments=[TINY], say=lambda line: None)
+
+    start(0)
+    assert not renewed, "nothing is due"
+    campaign._note_due(TINY, 0)
+    campaign._note_due(TINY, 7)
+    start(1)
+    assert len(renewed) == 1 and len(campaign._list_due()) == 1, "it is still due"
+    start(0)
+    start(0)
+    assert len(renewed) == 2 and not campaign._list_due()
+    assert [note.name for note in (runs / ".verdicts-due" / "tiny").iterdir()] == ["7"], "that run has no record yet"
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(runs, monkeypatch):
+    import fcntl
+
+    folder = runs / "tiny" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / ".campaign").touch()
+
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not campaign._is_locked(folder)
+    with pytest.raises(ReproError, match=r"Cannot lock .*No locks available"):
+        campaign.run_one("tiny", results=runs / "results", experiments=[TINY])
+
+
+def test_one_run_does_not_begin_before_what_it_needs(tmp_path, monkeypatch):
+    needed, needy = replace(TINY, name="needed"), replace(TINY, name="needy", sizes={"naive_weights": "needed"})
+    states = {"needed": "running", "needy": "waiting"}
+    monkeypatch.setattr(campaign, "_describe", lambda experiment, *_: {"state": states[experiment.name]})
+    with pytest.raises(ReproError, match="needs needed, on which another process works"):
+        campaign.run_one("needy", results=tmp_path, experiments=[needed, needy])
 
 
 def test_first_seeds_come_first():

@@ -167,6 +167,8 @@ def test_a_wrong_row_is_said_in_a_sentence(tmp_path, change, says):
     [
         ("train = { loss = 'l1' }", "names no data to train on"),
         ("evaluate = ['kodak24']", "not complete"),
+        ("data = 'bsd400'\ntrain = { seconds = 'a minute' }", "seconds = 'a minute', which is no number"),
+        ("data = 'bsd400'\ntrain = { steps = true }", "steps = True, which is no number"),
         ("evaluate = [{ dataset = 'kodak24', limit = '3' }]", "limit = '3'"),
         ("evaluate = [{ dataset = 'kodak24', clip = 'false' }]", "clip = 'false'"),
     ],

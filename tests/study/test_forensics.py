@@ -195,6 +195,12 @@ def test_a_wrong_entry_is_named_in_one_sentence(tmp_path, body, said):
     assert "x" in str(raised.value)
 
 
+@pytest.mark.parametrize("body", ['disagreement = ["x"]\n', '[disagreement]\nid = "x"\n'])
+def test_what_is_no_list_of_tables_is_refused(tmp_path, body):
+    with pytest.raises(ReproError, match=r"\[\[disagreement\]\]"):
+        forensics.load(write(tmp_path, body))
+
+
 def test_a_foreign_method_is_refused(tmp_path):
     with pytest.raises(ReproError, match="no method of"):
         forensics.load(write(tmp_path, HEAD.replace("SADNet", "BM3D") + 'paper = "s"\nno_effect = "n"\n'))

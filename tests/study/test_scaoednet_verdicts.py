@@ -12,7 +12,7 @@ import torch
 import repro
 from repro import pages, stage_pages, stages
 from repro.data.catalog import Sample
-from repro.study import campaign, claims, experiments, records
+from repro.study import campaign, claims, experiments, records, scaoednet
 from repro.study.scaoednet import read_state
 from repro.study.verdicts import DIRECTION, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Study, settle
 
@@ -43,6 +43,13 @@ def make_run(make_record):
         return records.read(record.folder)
 
     return make
+
+
+def test_a_seed_that_was_not_measured_stage_by_stage_is_left_out(make_run, make_record):
+    measured = make_run("x", [30, 31, 32])
+    other = make_record("x", 30 + SPREAD, seed=1, method="scaoednet", variant="x", sizes=SMALL | {"stages": 3})
+    (group,) = Study(LEDGER, EXPERIMENTS, [measured, other]).groups
+    assert list(scaoednet.of_last_stage(group, "psnr_db")) == [measured.name]
 
 
 def settled(claim_id, *found):

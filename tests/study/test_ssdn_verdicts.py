@@ -71,35 +71,47 @@ def test_a_worse_method_is_held_to_the_other_side_of_cbm3d(make):
     assert settled("002-t1-kodak-ssdn-mean-only", make("mean only", printed + 5, name="b")).word == NOT_REPRODUCED
 
 
+def gain(record, gain_db):
+    """The record again, whose images have ``gain_db`` over the noisy ones."""
+    table = pd.read_csv(record.folder / "metrics.csv").assign(sigma_255=25.0)
+    table.assign(psnr_noisy_db=table["psnr_db"] - gain_db).to_csv(record.folder / "metrics.csv", index=False)
+    return records.read(record.folder)
+
+
 def test_a_training_that_gives_back_the_noisy_image_counts_and_is_told(make):
-    found = []
-    for seed, (psnr_db, gain_db) in enumerate(((29.5, 9.3), (20.3, 0.1))):
-        record = make("known", psnr_db, seed=seed)
-        table = pd.read_csv(record.folder / "metrics.csv")
-        table["sigma_255"], table["psnr_noisy_db"] = 25.0, table["psnr_db"] - gain_db
-        table.to_csv(record.folder / "metrics.csv", index=False)
-        found.append(records.read(record.folder))
-    assert [record.gives_back_noise for record in found] == [False, True]
-    verdict = settled("002-t1-kodak-ssdn-known", *found)
+    one, lost = (gain(make("known", psnr, seed=k), by) for k, (psnr, by) in enumerate(((29.5, 9.3), (20.3, 0.1))))
+    assert (one.gives_back_noise, lost.gives_back_noise) == (False, True)
+    verdict = settled("002-t1-kodak-ssdn-known", one, lost)
     assert verdict.ours == pytest.approx((29.5 + 20.3) / 2)
     assert verdict.reason.endswith("known-seed1 gave back the noisy images: a training that failed counts.")
-    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found))
+    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, [one, lost]))
     assert "Of the 2 trainings of `known`" in text and "1 failed (`known-seed1`)" in text and "29.50, 20.30 dB" in text
-    assert "failed" not in settled("002-t1-kodak-ssdn-known", found[0]).reason
-    alone = settled("002-t1-kodak-ssdn-known", found[1])
-    assert alone.reason.endswith("known-seed1 gave back the noisy images."), "where no training did better"
-    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[1:]))
+    assert "it estimates" not in text, "a network that is told the level estimates none"
+    assert "failed" not in settled("002-t1-kodak-ssdn-known", one).reason
+    assert settled("002-t1-kodak-ssdn-known", lost).reason.endswith("known-seed1 gave back the noisy images.")
+    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, [lost]))
     assert text == "Without a training that did better, the noisy image is given back by `known` (20.30 dB)."
-    assert not blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[:1]))
+    assert not blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, [one]))
+    worse = gain(make("known", 6.0, name="worse"), -14.2)
+    assert not worse.gives_back_noise, "it destroys the image"
+
+
+def test_a_failed_training_is_told_where_curves_are_compared(make, monkeypatch):
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda *_: {"variable": 1.3, "N2V": 1.0})
+    ours = [make("variable", 29.0, seed=seed, curve=[20.0, 25.0, 27.0 - 5 * seed]) for seed in range(2)]
+    ours[1] = gain(ours[1], 0.1)
+    void = make("N2V", 29.0, curve=[19.0, 22.0, 25.5])
+    verdict = settled("002-direction-faster-in-real-time", *ours, void)
+    assert verdict.word == NOT_TESTABLE and "variable-seed1 gave back the noisy images" in verdict.reason
+    text = blindspot_pages.describe_speed(Study(LEDGER, EXPERIMENTS, [*ours, void]))
+    assert "The curve is a mean with `variable-seed1`, which failed." in text
+    text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, [gain(ours[0], 9), ours[1]]))
+    assert "The level that it estimates is 0" in text
 
 
 def test_what_estimating_trainings_gained_is_told_where_one_failed(make):
-    found = []
-    for variant, psnr_db, gain_db in (("variable", 29.5, 9.3), ("variable, clipped noise", 20.3, 0.1)):
-        record = make(variant, psnr_db, sigma_255=25.0)
-        table = pd.read_csv(record.folder / "metrics.csv").assign(sigma_255=25.0)
-        table.assign(psnr_noisy_db=table["psnr_db"] - gain_db).to_csv(record.folder / "metrics.csv", index=False)
-        found.append(records.read(record.folder))
+    pairs = (("variable", 29.5, 9.3), ("variable, clipped noise", 20.3, 0.1))
+    found = [gain(make(variant, psnr_db), gain_db) for variant, psnr_db, gain_db in pairs]
     text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found))
     assert text.endswith(f"in dB: `{found[0].name}` +9.30; `{found[1].name}` +0.10.")
     assert not blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, found[:1]))
@@ -133,7 +145,7 @@ def test_faster_per_step_and_slower_per_hour(make, monkeypatch):
     void = make("N2V", 29.0, curve=[19.0, 22.0, 24.0])
     step, hour = "002-direction-learns-faster-than-n2v", "002-direction-faster-in-real-time"
     assert settled(step, ours, void).word == DIRECTION
-    monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 4.0, "N2V": 1.0})
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda *_: {"variable": 4.0, "N2V": 1.0})
     table = pd.read_csv(void.folder / "curve.csv")
     table.loc[len(table)] = [400.0, 300.0, 29.0]
     table.to_csv(void.folder / "curve.csv", index=False)
@@ -141,12 +153,12 @@ def test_faster_per_step_and_slower_per_hour(make, monkeypatch):
     assert settled(step, ours, void).word == DIRECTION
     verdict = settled(hour, ours, void)
     assert verdict.word == NOT_REPRODUCED and "SSDN is behind throughout" in verdict.reason
-    monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 0.9, "N2V": 1.0})
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda *_: {"variable": 0.9, "N2V": 1.0})
     assert settled(hour, ours, void).word == DIRECTION
-    monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 1.3, "N2V": 1.0})
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda *_: {"variable": 1.3, "N2V": 1.0})
     verdict = settled(hour, ours, void)
     assert verdict.word == NOT_TESTABLE and "SSDN is ahead at first: two curves that meet" in verdict.reason
-    monkeypatch.setattr(ssdn, "read_step_seconds", dict)  # the benchmark was never run
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda *_: {})  # the benchmark was never run
     assert settled(hour, ours, void).word == NOT_TESTABLE
 
 
@@ -159,16 +171,47 @@ def test_what_is_read_off_curves_has_an_interval_over_trainings(make):
     ]
     once = [record for record in found if record["seed"] == 0]
     verdict = settled("002-direction-training-matches-n2c", *found)
-    assert verdict.word == DIRECTION and verdict.difference == pytest.approx(-0.05)
+    assert verdict.word == NOT_REPRODUCED and verdict.difference == pytest.approx(-0.05), (
+        "seeds that cancel match nothing"
+    )
     assert (verdict.low, verdict.high) == (pytest.approx(-0.6), pytest.approx(0.5))
     assert verdict.reason.endswith("Interval over the 4 trainings: [-0.60, +0.50] dB.")
     verdict = settled("002-direction-training-matches-n2c", *once)
     assert (verdict.low, verdict.high) == (None, None) and "Interval" not in verdict.reason
+    close = [make("variable", 29.0, seed=seed, curve=[20.0, 26.5 + seed / 20], name="close") for seed in range(2)]
+    assert settled("002-direction-training-matches-n2c", *close, *found[2:4]).word == DIRECTION
     verdict = settled("002-direction-learns-faster-than-n2v", *found)
     assert verdict.difference == pytest.approx((27 + 26 - 24 - 24.2) / 4), (
         "the mean lead at two steps of which one has 0"
     )
     assert (verdict.low, verdict.high) == (pytest.approx(0.9), pytest.approx(1.5))
+
+
+def test_trainings_that_end_by_the_clock_have_ends_of_their_own(make):
+    ours = [make("variable", 30.0, seed=seed, curve=[20.0, 25.0, 27.0]) for seed in range(2)]
+    for record, last in zip(ours, (290, 310), strict=True):
+        table = pd.read_csv(record.folder / "curve.csv")
+        table.loc[2, "step"] = last
+        table.to_csv(record.folder / "curve.csv", index=False)
+    theirs = make("N2C", 30.0, curve=[20.0, 25.0, 27.0])
+    verdict = settled("002-direction-training-matches-n2c", *ours, theirs)
+    assert (verdict.word, verdict.difference) == (DIRECTION, 0)
+    curve = ssdn._curve(Study(LEDGER, EXPERIMENTS, ours).groups[0])
+    assert curve.index.tolist() == [100, 200, 290] and curve[290] == pytest.approx((27 + 25 + 2 * 90 / 110) / 2)
+
+
+def test_a_benchmark_of_another_device_or_batch_times_no_training(make, monkeypatch):
+    table = pd.DataFrame({"training": ["N2V", "SSDN, variable level", "SSDN, known level"], "step_s": [1.0, 3.0, 2.0]})
+    about = {"device": "cpu x 2 threads", "batch": 4, "patch": 64}
+    monkeypatch.setattr(timing, "load", lambda kind: [(about, table)])
+    (group,) = Study(LEDGER, EXPERIMENTS, [make("variable", 30.0, batch=1, patch=128)]).groups
+    vars(group.first)["content"]["device"] = "x, 2 cores"
+    assert ssdn.read_step_seconds(group)["variable"] == 3.0 == ssdn.read_step_seconds()["variable"]
+    vars(group.first)["content"]["device"] = "NVIDIA H200"
+    assert ssdn.read_step_seconds(group) == {}
+    (group,) = Study(LEDGER, EXPERIMENTS, [make("variable", 30.0, batch=16, patch=128, name="more")]).groups
+    vars(group.first)["content"]["device"] = "x, 2 cores"
+    assert ssdn.read_step_seconds(group) == {}
 
 
 def test_curves_cross_between_the_validations_of_one():
@@ -324,7 +367,7 @@ def test_the_race_is_for_the_psnr_that_both_reach(make, monkeypatch):
     (race,) = ssdn.race(Study(LEDGER, EXPERIMENTS, [ours, void]))
     assert race.psnr_db == 24
     assert race.steps == pytest.approx((100 + 100 * 4 / 6, 300))
-    monkeypatch.setattr(ssdn, "read_step_seconds", lambda: {"variable": 5.0, "N2V": 1.0})
+    monkeypatch.setattr(ssdn, "read_step_seconds", lambda *_: {"variable": 5.0, "N2V": 1.0})
     text = blindspot_pages.describe_speed(Study(LEDGER, EXPERIMENTS, [ours, void]))
     assert "In steps SSDN, variable level is 1.8 times as fast; a step takes 5.0 times as long" in text
     assert "in time it is 2.8 times as slow" in text

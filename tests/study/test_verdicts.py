@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import typer
 
-from repro import cli, files, offsets
+from repro import cli, files, offsets, pages
 from repro.errors import ReproError
 from repro.study import claims, experiments, records, verdicts
 from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Group, Study, settle
@@ -270,6 +270,51 @@ def test_a_gain_that_grows_by_what_the_other_loses_is_not_counted(make_record):
     verdict = settled("001-direction-kodak24-gain-grows-with-noise", *runs)
     assert verdict.difference == pytest.approx(0.05) and "The gain grows over FFDNet by +0.05" in verdict.reason
     assert "not counted: over CBM3D" in verdict.reason and "0.20 dB that the CBM3D at hand loses" in verdict.reason
+
+
+def test_a_gain_grows_where_it_does_so_over_all_that_were_measured(make_record):
+    """Of two growths the larger one is that of a wide interval."""
+    runs, wide = [], np.where(np.arange(24) % 2, 0.9, -0.9)
+    for sigma, over_cbm3d, over_ffdnet in ((30, 0.5, 0.5), (70, 0.7 + wide, 0.6)):
+        at = {"sigma_255": float(sigma), "dataset": "kodak24"}
+        runs.append(make_record(f"ours-{sigma}", 30 + SPREAD, **at))
+        runs.append(make_record(f"a-{sigma}", 30 - over_cbm3d + SPREAD, method="bm3d", steps=0, **at))
+        runs.append(make_record(f"b-{sigma}", 30 - over_ffdnet + SPREAD, method="ffdnet", steps=0, **at))
+    verdict = settled("001-direction-kodak24-gain-grows-with-noise", *runs)
+    assert verdict.word == NOT_REPRODUCED and verdict.low < 0 < verdict.difference, verdict.reason
+    assert settled("001-direction-kodak24-gain-grows-with-noise", *runs[:1], *runs[2:4], runs[5]).word == DIRECTION
+
+
+def test_a_cell_of_the_ablation_is_settled_by_the_paper_s_budget_where_it_is_there(make_record):
+    small = [make_record("full", 28.6 + SPREAD), make_record("none", 27.6 + SPREAD, variant="none")]
+    long = make_record("long", PRINTED + SPREAD, budget="paper", steps=960_000)
+    assert settled("001-t1-kodak24-50-full", *small).word == DIRECTION
+    verdict = settled("001-t1-kodak24-50-full", *small, long)
+    assert (verdict.word, verdict.evidence) == (REPRODUCED, "long-seed0")
+
+
+def test_a_mean_counts_and_names_the_trainings_that_it_is_of(make_record):
+    seeds = [make_record("sadnet-colour-50", 29.0 + seed / 2 + SPREAD, seed=seed) for seed in range(3)]
+    vars(seeds[1])["metrics"] = seeds[1].metrics.assign(evaluation="another")
+    seeds[1].content["evaluations"] = []
+    verdict = settled("001-t3-kodak24-50-sadnet", *seeds)
+    assert verdict.reason.startswith("At the cpu budget 29.50 dB as the mean of 2 trainings")
+    assert verdict.evidence == "sadnet-colour-50-seed0 sadnet-colour-50-seed2"
+
+
+def test_one_image_decides_no_ordering(make_record):
+    ours, other = make_record("ours", [30.5]), make_record("other", [30.0], method="ridnet", steps=0)
+    verdict = settled("001-order-kodak24-50-over-ridnet", ours, other)
+    assert verdict.word == NOT_TESTABLE and "nan" not in verdict.reason, verdict.reason
+
+
+def test_rows_that_are_measured_without_a_test_have_no_spread(make_record):
+    seeds = [make_record("oracle", 29.0 + SPREAD, seed=seed) for seed in range(2)]
+    for record in seeds:
+        record.content["evaluations"] = []
+    study = Study(LEDGER, EXPERIMENTS, seeds)
+    assert study.seed_spread == {"sadnet": (0.0, "oracle")}
+    assert pages.describe_seeds(study) == "No network was trained more than once yet."
 
 
 def test_the_value_is_the_mean_over_the_seeds_and_the_interval_draws_them(make_record):
