@@ -124,6 +124,7 @@ def _name_network(record: Record) -> str:
     title = METHODS.get(record["method"], record["method"])
     title += ", blind" if record["method"] == "dncnn" and not record["steps"] else ""
     variant = "" if record["variant"] == "full" else f", {record['variant']}"
+    variant += ", real" if record["steps"] and record.settings.get("pairs") and "real" not in variant else ""
     budget = f", trained at the {record['budget']} budget" if record["steps"] else ""
     return title + variant + budget
 

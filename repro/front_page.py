@@ -27,16 +27,16 @@ FINDINGS = {
     },
     "SSDN": {
         "002-t1-kodak-ssdn-known": "PSNR at sigma 25",
-        "002-direction-better-than-self-supervised-kodak": "above N2V",
+        "002-direction-better-than-self-supervised-kodak": "sigma unknown, above N2V",
         "002-order-kodak-known-over-cbm3d": "above CBM3D",
         "002-direction-matches-at-best-kodak": "never above N2C",
-        "002-direction-clipping-defeats-estimation": "clipping defeats estimating sigma",
+        "002-direction-clipping-defeats-estimation": "clipping defeats estimation",
     },
     "GradNet": {
         "003-results-kodak24-50-gradnet-dncnn-paper": "PSNR at sigma 50",
         "003-order-kodak24-50-gradnet-dncnn-over-dncnn": "above its DnCNN",
         "003-direction-kodak24-50-exchanged-gradients": "BM3D's gradients change nothing",
-        "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "better without mixup",
+        "003-order-kodak24-50-gradnet-dncnn-over-gradnet-dncnn-mixup": "mixup hurts",
     },
     "ScaoedNet": {
         "004-order-blocks-16-over-4": "16 blocks above 4",

@@ -72,6 +72,8 @@ def write_all(folder: Path, study: Study, settled: pd.DataFrame) -> None:
         "sadnet_other_runs": lambda: sadnet_pages.describe_other_runs(settled, study),
         "sadnet_runaways": lambda: sadnet_pages.describe_runaways(study),
         "sadnet_other_levels": lambda: sadnet_pages.describe_other_levels(study),
+        "sadnet_kernels": lambda: sadnet_pages.describe_kernels(settled),
+        "sadnet_real": lambda: sadnet_pages.describe_real(settled),
         "sadnet_curve": lambda: sadnet_pages.describe_curves(study, folder),
         "sadnet_budget": lambda: describe_budgets(study, "sadnet"),
         "ssdn_budget": lambda: describe_budgets(study, "ssdn", "unet"),
@@ -164,7 +166,8 @@ def describe_tolerances() -> str:
 
 def describe_seeds(study: Study) -> str:
     """What trainings gave that differ in nothing but the seed: a line for each network that has several."""
-    columns: dict[str, list[str]] = {name: [] for name in ("network", "test", "PSNR of each training, dB", "apart, dB")}
+    names = ("network", "test: set, sigma", "PSNR of each training, dB", "apart, dB", "machines")
+    columns: dict[str, list[str]] = {name: [] for name in names}
     for group in study.groups:
         if group.trained and len(group.records) > 1 and group.first["evaluations"]:
             evaluation = group.first["evaluations"][0]["name"]
@@ -174,12 +177,14 @@ def describe_seeds(study: Study) -> str:
                 escape(evaluation),
                 ", ".join(f"{mean:.2f}" for mean in means),
                 f"{means.max() - means.min():.2f}",
+                str(len({record["device"] for record in group.records})),
             )
             for column, cell in zip(columns.values(), cells, strict=True):
                 column.append(cell)
     if not columns["network"]:
         return "No network was trained more than once yet."
-    return render_rows("Trainings that differ in nothing but the seed", columns)
+    caption = "Trainings whose settings differ in nothing but the seed; how many kinds of machine they ran on"
+    return render_rows(caption, columns)
 
 
 def describe_paper(settled: pd.DataFrame, paper: str) -> str:

@@ -9,12 +9,12 @@ from statistics import fmean
 import pandas as pd
 
 from repro import plots
-from repro.pages import render_rows, show_verdict
+from repro.pages import list_statements, render_rows, show_verdict
 from repro.study import claims as ledger
 from repro.study.experiments import Experiment
 from repro.study.records import Record
 from repro.study.statistics import compare
-from repro.study.verdicts import HINT, Group, Study
+from repro.study.verdicts import HINT, NOT_TESTABLE, Group, Study
 
 REFERENCE = "ablation-full"
 ON = "kodak24-50"
@@ -43,6 +43,38 @@ def describe_parts(study: Study) -> str:
     table = _describe(study, caption, lambda e, r: e.sizes != r.sizes)
     others = [group for experiment, group in _pair_up(study) if experiment.sizes != _reference(study).sizes]
     return table if any(others) else f"Not measured yet: no network without one of the parts is trained. {table}"
+
+
+KERNELS = {
+    "001-direction-kernels-extend-along-edges": "At edges the kernels extend along the edge",
+    "001-direction-kernels-uniform-in-smooth-regions": "Where the picture is smooth the sampling points spread evenly",
+    "001-direction-samples-on-similar-texture": "The points lie on similar texture",
+    "001-direction-coarse-scale-reaches-further": "The coarsest scale reaches farthest",
+    "001-direction-fine-scale-stays-near": "The finest scale stays near",
+}
+"""What the paper says of the learned kernels, by the id of the claim."""
+REAL = {
+    "001-t6-nam-sadnet-psnr": "On Nam's photographs SADNet has {value} dB",
+    "001-s43-nam-gain-over-pd": "There it is {value} dB above PD",
+    "001-order-nam-ssim-over-pd": "Its SSIM there is above PD's",
+    "001-order-nam-ssim-over-cdncnn-b": "Its SSIM there is above that of CDnCNN-B",
+    "000-direction-removes-real-noise": "It removes noise from real photographs",
+}
+"""What is said of real noise and can be tested with the photographs at hand, by the id of the claim."""
+
+
+def describe_kernels(settled: pd.DataFrame) -> str:
+    """What the paper says of the kernels, with verdicts."""
+    return list_statements(settled.loc[list(KERNELS)], KERNELS)
+
+
+def describe_real(settled: pd.DataFrame) -> str:
+    """What is said of real noise: what could be tested, and how much could not."""
+    told = list_statements(settled.loc[list(REAL)], REAL)
+    of_real = ledger.find(settled, method="SADNet")
+    of_real = of_real[of_real["dataset"].isin(["SIDD validation", "SIDD benchmark", "DND", "Nam"])]
+    left = int((of_real["word"] == NOT_TESTABLE).sum())
+    return f"{told}\n\nOf the {len(of_real)} claims about SADNet on SIDD, DND and Nam, {left} could not be tested here."
 
 
 def describe_ablation(settled: pd.DataFrame, study: Study, folder: Path) -> str:
@@ -263,9 +295,12 @@ def _describe(study: Study, caption: str, belongs: Callable[[Experiment, Experim
     told = f"Still to be run: {', '.join(waiting)}." if waiting else ""
     if not columns["run"]:
         return told
+    devices = {group.first["device"] for _, group in _pair_up(study) if group is not None}
+    machines = "are of several kinds of machine" if len(devices) > 1 else "are of one kind of machine"
     caption += (
         ". Colour, sigma 50; validation on photographs kept out of training; Kodak24 with noise that is "
-        "not clipped, differences image by image with 95 % intervals; minutes include what else the machine was doing"
+        f"not clipped, differences image by image with 95 % intervals; minutes include what else the machine was "
+        f"doing, and {machines}"
     )
     return f"{render_rows(caption, columns)}\n\n{told}"
 

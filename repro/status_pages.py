@@ -123,12 +123,14 @@ def describe_cost(runs: Sequence[Run], measured: Sequence[Throughput]) -> str:
     on_gpus = all(throughput.is_accelerator for throughput in chosen.values())
     one, several = ("device", "devices") if on_gpus else ("core", "cores of a CPU as measured")
     head = f"| {several} | of which one run uses | days until all is finished | {one}-days |\n|---|---|---|---|"
-    names = ", ".join(f"`{run.name}`" for run in runs)
     taken = sorted({_describe_throughput(throughput) for throughput in chosen.values()})
     foreign = [run.name for run, throughput in chosen.items() if throughput.precision != run.precision]
     remarks = [
-        f"The budget `paper` has {len(runs)} training run{'s' if len(runs) > 1 else ''}: {names}.",
-        f"Measured, in part while the machine did other work, too: {'; '.join(taken)}.",
+        f"The budget `paper` has {_count(len(runs), 'training run')}, which the {{doc}}`list of runs <status>` names. "
+        "What was measured, in part while the machine did other work, too:\n\n"
+        "| device | trained | precision | billion forward multiply-adds per second |\n|---|---|---|---|\n"
+        + "\n".join(taken)
+        + "\n\n",
     ]
     if not on_gpus:
         remarks.append(
@@ -232,12 +234,10 @@ def _describe_row(plan: Plan) -> str:
 
 
 def _describe_throughput(throughput: Throughput) -> str:
-    rate = throughput.per_device / 1e9
-    of = "" if throughput.is_accelerator else "a core of "
-    return (
-        f"{of}{throughput.device} trains at {_round(rate)} billion forward multiply-adds per second "
-        f"({throughput.source}, {'float32' if throughput.precision == '32' else throughput.precision})"
-    )
+    """A row of the table of devices."""
+    device = throughput.device if throughput.is_accelerator else f"one core of: {throughput.device}"
+    precision = "float32" if throughput.precision == "32" else throughput.precision
+    return f"| {device} | {throughput.source} | {precision} | {_round(throughput.per_device / 1e9)} |"
 
 
 # --- what the checklist counts ---------------------------------------------------------------------------------------

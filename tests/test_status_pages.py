@@ -1,6 +1,7 @@
 """The pages on state and cost say what is there, and what was not measured."""
 
 import json
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -59,6 +60,7 @@ def test_costs_are_days_and_say_what_was_not_measured():
     assert "| 8 | 8 | 0.17 | 1.4 |" in text  # 1 / (8 x 0.9^3) days on each of 8
     assert "| 64 | 16 |" in text
     assert "No GPU has been measured" in text and "90%" in text
+    assert "has 1 training run, which" in text and re.search(r"\n\| one core of: .* \| float32 \| [\d,]+ \|\n\n", text)
     assert "have 86 million billion forward" in text and "1 / 8 / 64 of them would take 1 / 0.17 / " in text
     text = status_pages.describe_cost([RUN], [CPU, GPU])
     assert "No GPU" not in text and "another floating-point precision than a-seed0" in text

@@ -206,5 +206,5 @@ def test_what_a_seed_changes_is_told_of_every_network_that_has_several(make_reco
     seeds = [make_record("twice", 28 + 0.214 * seed + SPREAD, seed=seed) for seed in range(3)]
     text = pages.describe_seeds(Study(LEDGER, EXPERIMENTS, [make_record("once", 28 + SPREAD), *seeds]))
     (row,) = re.findall(r"<tr><td.*?</tr>", text)
-    assert re.findall(r">([^<]+)<", row) == ["twice", "kodak24-50", "28.00, 28.21, 28.43", "0.43"]
+    assert re.findall(r">([^<]+)<", row) == ["twice", "kodak24-50", "28.00, 28.21, 28.43", "0.43", "1"]
     assert "more than once yet" in pages.describe_seeds(Study(LEDGER, EXPERIMENTS, seeds[:1]))
