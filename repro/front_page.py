@@ -65,8 +65,9 @@ SHORT = {REPRODUCED: "reproduced", DIRECTION: "in direction", NOT_REPRODUCED: "n
 
 def describe_glance(settled: pd.DataFrame, study: Study) -> str:
     """The answer, verdicts by method and kind of claim, what is reproduced, and a sentence for each method."""
-    more = {"GradNet": f" {describe_fusion(study)}".rstrip()}
-    findings = "\n".join(f"- {describe_findings(settled, paper)}{more.get(paper, '')}" for paper in PAPERS)
+    more = {paper: describe_failures(settled, study, paper) for paper in PAPERS}
+    more["GradNet"] = f"{more['GradNet']} {describe_fusion(study)}".strip()
+    findings = "\n".join(f"- {describe_findings(settled, paper)} {more[paper]}".rstrip() for paper in PAPERS)
     quality = settled[settled["metric"].isin(["psnr", "ssim"]) & (settled["word"] == REPRODUCED)]
     others = (~quality["method"].isin(PAPERS)).sum()
     sizes = (settled["metric"].isin(KINDS["architecture"]) & (settled["word"] == REPRODUCED)).sum()
@@ -142,6 +143,28 @@ def describe_findings(settled: pd.DataFrame, paper: str) -> str:
         if told:
             parts.append(f"{show_verdict(word)}: {', '.join(told)}")
     return f"**{paper}**: {'; '.join(parts)}."
+
+
+def describe_failures(settled: pd.DataFrame, study: Study, paper: str) -> str:
+    """Which of the trainings that a method's claims rest on failed, where others of the same settings did not."""
+    named = {name for claim in FINDINGS[paper] for name in str(settled.loc[claim, "evidence"]).split()}
+    told = []
+    for group in study.groups:
+        lost = [record for record in group.records if record.ran_away or record.gives_back_noise]
+        if not set(group.names.split()) <= named or not 0 < len(lost) < len(group.records):
+            continue
+        means = group.per_seed(group.first["evaluations"][0]["name"]).mean()
+        failed = [record.name for record in lost]
+        how = "sampling points ran away" if lost[0].ran_away else "the noisy image came back"
+        values, others = (
+            ", ".join(f"{means[record.name]:.2f}" for record in group.records if (record.name in failed) == which)
+            for which in (True, False)
+        )
+        told.append(
+            f"In {len(lost)} of the {len(group.records)} trainings of `{group.first['experiment']}` {how}: {values} "
+            f"dB, where the others have {others}."
+        )
+    return " ".join(told)
 
 
 def _describe_numbers(claim: pd.Series) -> str:

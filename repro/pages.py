@@ -23,7 +23,7 @@ from repro.study import claims as ledger
 from repro.study import experiments, tables, verdicts
 from repro.study.statistics import LEVEL
 from repro.study.tables import CLASSES
-from repro.study.verdicts import HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
+from repro.study.verdicts import DIRECTION, HINT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, WORDS, Study
 
 KINDS = {
     "quality and cost": ledger.OUTCOMES,
@@ -530,7 +530,8 @@ def describe_difference(claim: pd.Series) -> str:
 
 def describe_trust(claim: pd.Series) -> str:
     """``, within chance`` or ``, a hint`` after a difference that decides little, nothing after another."""
-    if claim["low"] <= 0 <= claim["high"]:
+    holds = claim["word"] in (REPRODUCED, DIRECTION)  # then a bound of 0 is a rounded one
+    if claim["low"] <= 0 <= claim["high"] and not holds:
         return ", within chance"
     return ", a hint" if HINT in claim["reason"] else ""
 

@@ -186,10 +186,11 @@ def describe_curves(study: Study, folder: Path) -> str:
     reached = _compare_recipes(study)
     kept = {REFERENCE, max(reached, key=reached.get, default="")}
     runs = [
-        group.first
+        record
         for group in study.groups
+        for record in group.records
         if (group.first["method"], group.first["colour"], group.first["sigma_255"]) == ("sadnet", "rgb", 50)
-        and group.first.curve is not None
+        and record.curve is not None
         and (group.first["experiment"] not in short or group.first["experiment"] in kept)
     ]
     if not runs:
@@ -199,7 +200,7 @@ def describe_curves(study: Study, folder: Path) -> str:
     ends = {name: curve["psnr_db"].dropna().iloc[-1] for name, curve in curves.items()}
     best = max(ends, key=ends.get)
     others = [
-        f"`{record['experiment']}`{_name_threads(record)}{'' if record.settings['precision'] == '32' else ' in bf16'}"
+        f"`{record.name}`{_name_threads(record)}{'' if record.settings['precision'] == '32' else ' in bf16'}"
         for record in runs
         if record["threads"] > 1 or record.settings["precision"] != "32"
     ]
@@ -234,16 +235,33 @@ def describe_runaways(study: Study) -> str:
     lines = []
     for record, offsets in ran.values():
         validated = record.curve.set_index("step")["psnr_db"].dropna()
-        best, end = validated.loc[: offsets.idxmax()].max(), validated.iloc[-1]
+        began = offsets.index[offsets > record.settings["patch"]][0]
+        before, end = validated[validated.index < began].max(), validated.iloc[-1]
+        most = f"{offsets.max():,.0f} after step {offsets.idxmax():,}, " if offsets.idxmax() != began else ""
+        fell = f"Validation ended at {end:.2f} dB."
+        if not pd.isna(before):
+            fell = f"Validation had reached {before:.2f} dB before, and ended at {end:.2f}."
         seed = f" seed {record['seed']}" if record["seed"] else ""
         colour = "gray, " if record["colour"] == "gray" else ""
         lines.append(
-            f"- `{record['experiment']}`{seed}, {colour}{_name_training(record)}: {offsets.max():,.0f} positions after "
-            f"step {offsets.idxmax():,}, {offsets.iloc[-1]:,.0f} at the end. Validation had reached {best:.2f} dB by "
-            f"then, and ended at {end:.2f}."
+            f"- `{record['experiment']}`{seed}, {colour}{_name_training(record)}: {offsets[began]:,.0f} positions "
+            f"after step {began:,}, {most}{offsets.iloc[-1]:,.0f} at the end. {fell}{_describe_siblings(record, study)}"
         )
     others = f"\n\nIn the other {runs} {within}." if quiet else ""
     return "\n".join(lines) + others
+
+
+def _describe_siblings(lost: Record, study: Study) -> str:
+    """What the other trainings of the same settings have on the first test, where there are any in which it did not
+    happen."""
+    group = next(group for group in study.groups if lost in group.records)
+    others = [record.name for record in group.records if not record.ran_away]
+    if not others or lost["evaluations"] == []:
+        return ""
+    test = lost["evaluations"][0]["name"]
+    means = group.per_seed(test).mean()
+    told = " and ".join(f"{means[name]:.2f}" for name in others)
+    return f" On `{test}` it has {means[lost.name]:.2f} dB, where other seeds have {told}."
 
 
 def describe_other_levels(study: Study) -> str:

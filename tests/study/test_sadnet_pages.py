@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from repro import pages, sadnet_pages
+from repro import front_page, pages, sadnet_pages
 from repro.study import claims, experiments, records
-from repro.study.verdicts import Study, settle, settle_all
+from repro.study.verdicts import NOT_TESTABLE, Study, settle, settle_all
 
 LEDGER, EXPERIMENTS = claims.load(), experiments.load()
 SPREAD = np.linspace(-3, 3, 24)
@@ -92,11 +92,27 @@ def test_sampling_points_that_ran_away_are_told_from_the_others(make_record):
     edge = drift(make_record, "recipe-rate-1e-3", [0.5, 64.0, 0.5], [24.0, 23.0, 23.5], lr=1e-3, clip=False, loss="l2")
     text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, far]))
     assert "rate 0.002, L2: 64 positions after step 2, 12 at the end." in text
-    assert "had reached 24.00 dB by then, and ended at 23.50" in text
+    assert "had reached 24.00 dB before, and ended at 23.50" in text and "other seeds" not in text
     within = "the mean offset of every scale stays below {} of its positions throughout"
     assert text.endswith(f"In the other 1 run of SADNet {within.format('0.7')}.")
     text = sadnet_pages.describe_runaways(Study(LEDGER, EXPERIMENTS, [calm, edge]))
     assert text == f"In 2 runs of SADNet {within.format('64')}: no sampling points ran away."
+
+
+def test_a_seed_whose_sampling_points_ran_away_stands_beside_the_others(make_record):
+    settings = {"lr": 1e-3, "clip": False, "loss": "l2"}
+    calm = drift(make_record, "long", [0.4, 0.6, 0.5], [24.0, 25.0, 26.0], **settings)
+    far = drift(make_record, "long", [0.5, 64.5, 70.0], [24.0, 23.0, 23.5], seed=1, **settings)
+    study = Study(LEDGER, EXPERIMENTS, [calm, far])
+    text = sadnet_pages.describe_runaways(study)
+    assert "`long` seed 1" in text and "64 positions after step 2, 70 after step 3, 70 at the end" in text
+    assert "On `kodak24-50` it has 28.00 dB, where other seeds have 28.00." in text
+    settled = LEDGER.assign(evidence="", word=NOT_TESTABLE)
+    assert front_page.describe_failures(settled, study, "SADNet") == "", "no claim of the first page rests on it"
+    settled.loc["001-t3-kodak24-50-sadnet", "evidence"] = "long-seed0 long-seed1"
+    told = front_page.describe_failures(settled, study, "SADNet")
+    assert told == "In 1 of the 2 trainings of `long` sampling points ran away: 28.00 dB, where the others have 28.00."
+    assert not front_page.describe_failures(settled, Study(LEDGER, EXPERIMENTS, [far]), "SADNet")
 
 
 def test_a_verdict_says_that_the_sampling_points_of_its_network_ran_away(make_record):
