@@ -58,7 +58,7 @@ def test_numbers_are_those_of_the_verdict(settled):
     settled.loc[value, "ours"], settled.loc[ordering, "difference"] = 12.341, -6.789
     text = read(front_page.describe_findings(settled, "SADNet")).replace(front_page.NO_BREAK, " ")
     assert f"printed {settled.loc[value, 'value']} dB, ours 12.34 dB" in text
-    assert "above FFDNet at 50 (−6.79 dB)" in text
+    assert "above FFDNet at 50 (−6.79 dB" in text
     settled.loc[value, "ours"], settled.loc[ordering, "difference"] = float("nan"), float("nan")
     text = read(front_page.describe_findings(settled, "SADNet")).replace(front_page.NO_BREAK, " ")
     assert f"(printed {settled.loc[value, 'value']} dB)" in text and "above FFDNet at 50 (see there)" in text
