@@ -296,7 +296,8 @@ def describe_photograph(folder: Path) -> str:
     still = f" Without published weights: {'; '.join(missing)}." if missing else ""
     return (
         f"```{{image}} _generated/ssdn_photograph.png\n:alt: {alt}\n```\n\n"
-        f"Part of a photograph that no training saw, with PSNR of this part.{still}"
+        f"Part of a photograph that no training saw, with PSNR of this part; a method's network is that of its first "
+        f"seed.{still}"
     )
 
 
