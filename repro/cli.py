@@ -117,6 +117,10 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _whole_path(text: str) -> Path:
+    return Path(os.path.realpath(_path(text)))
+
+
 def _filled(text: str) -> str:
     _path(text)
     return text  # a path would lose a slash at the end, which says that it is a folder
@@ -238,7 +242,10 @@ def _device(name: str) -> str:
 
 @app.command(cls=Command)
 def train(
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; one that holds a run is resumed.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Folder of the run; one that holds a run is resumed."),
+    ] = None,
     experiment: Annotated[str | None, typer.Option(help="A row of results/experiments.toml.")] = None,
     model: Annotated[str | None, typer.Option(help="Which network, e.g. sadnet.")] = None,
     data: Annotated[str | None, typer.Option(help="Training set, see `repro data list`.")] = None,
@@ -314,7 +321,11 @@ def evaluate(
     model: Model,
     data: Annotated[
         str,
-        typer.Option(help="Test set, see `repro data list`, or a folder of clean images, or of `clean` and `noisy`."),
+        typer.Option(
+            metavar="TEXT",
+            parser=_filled,
+            help="Test set, see `repro data list`, or a folder of clean images, or of `clean` and `noisy`.",
+        ),
     ],
     sigma: Annotated[
         float | None,
@@ -364,7 +375,9 @@ def evaluate(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="CSV file with a row per image.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", parser=_path, help="CSV file with a row per image.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Score a network on a test set: PSNR in three conventions, SSIM in two, per image and mean."""
@@ -430,7 +443,9 @@ def evaluate(
 # ---- submit
 
 
-Folder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the submission; one that was begun goes on.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="OUT", parser=_path, help="Folder of the submission; one that was begun goes on.")
+]
 Ensemble = Annotated[
     bool, typer.Option("--ensemble", help="Mean over eight turned and mirrored versions of each image.")
 ]
@@ -444,7 +459,12 @@ def submit_sidd(
     folder: Folder,
     model: Model,
     data: Annotated[
-        str, typer.Option(help="BenchmarkNoisyBlocksSrgb.mat, its folder, or sidd-benchmark in REPRO_DATA.")
+        str,
+        typer.Option(
+            metavar="TEXT",
+            parser=_filled,
+            help="BenchmarkNoisyBlocksSrgb.mat, its folder, or sidd-benchmark in REPRO_DATA.",
+        ),
     ] = "sidd-benchmark",
     sigma: Sigma = None,
     network: Network = None,
@@ -508,7 +528,10 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Executed copy; _build/notebooks/NAME.ipynb by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Executed copy; _build/notebooks/NAME.ipynb by default."),
+    ] = None,
 ) -> None:
     """Run a notebook of the study with parameters of one's own (papermill)."""
     from repro import files
@@ -632,7 +655,10 @@ def verify(
 
 @data_app.command("noise", cls=Command)
 def measure_noise(
-    out: Annotated[Path | None, typer.Option(help="File of the table; results/camera_noise.csv by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="File of the table; results/camera_noise.csv by default."),
+    ] = None,
 ) -> None:
     """Measure the noise of the cameras whose photographs the sets of pairs hold: strength, grain, what an estimate
     makes of it."""
@@ -649,9 +675,14 @@ def measure_noise(
 
 Results = Annotated[
     Path | None,
-    typer.Option(resolve_path=True, help="Folder of records and weights; the repository's results by default."),
+    typer.Option(
+        metavar="PATH", parser=_whole_path, help="Folder of records and weights; the repository's results by default."
+    ),
 ]
-Listed = Annotated[Path | None, typer.Option("--experiments", help="Another list than results/experiments.toml.")]
+Listed = Annotated[
+    Path | None,
+    typer.Option("--experiments", metavar="PATH", parser=_path, help="Another list than results/experiments.toml."),
+]
 
 
 @app.command(cls=Command)
@@ -674,6 +705,8 @@ def campaign(
     everything, names = experiments.load(listed), tuple(only or ())
     if status or as_json:
         chosen = study.choose(everything, budget, names) if budget or names else everything
+        if results and not results.is_dir():  # a new folder may be meant, or another one that was mistyped
+            typer.echo(f"There is no folder {results} yet.", err=True)
         frame = study.status(results, chosen)
         typer.echo(frame.to_json(orient="records", indent=1) if as_json else study.format_status(frame))
         return
@@ -693,7 +726,8 @@ def accelerator(
     out: Annotated[
         Path | None,
         typer.Option(
-            resolve_path=True,
+            metavar="PATH",
+            parser=_whole_path,
             help="Folder of all that is written, unfinished runs included; the repository's results by default.",
         ),
     ] = None,
@@ -789,7 +823,10 @@ def bench() -> None:
 def bench_op(
     device: Device = "auto",
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per row.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Folder of the tables; results/benchmarks by default."),
+    ] = None,
 ) -> None:
     """Time the deformable convolution against torchvision's and an ordinary one."""
     from repro.benchmark import bench_op as measure
@@ -802,7 +839,10 @@ def bench_cost(
     device: Device = "auto",
     network: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated. All, by default.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per network.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Folder of the tables; results/benchmarks by default."),
+    ] = None,
 ) -> None:
     """Parameters, operations, seconds and memory of every network for a 480x320 colour image."""
     from repro.benchmark_cost import bench_cost as measure
@@ -816,7 +856,10 @@ def bench_blindspot(
     batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 4,
     patch: Annotated[int, typer.Option(min=2, help="Their side in pixels.")] = 64,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per row.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Folder of the tables; results/benchmarks by default."),
+    ] = None,
 ) -> None:
     """Time SSDN's training step, and its baselines', against plain convolutions of the same shapes."""
     from repro.benchmark_blindspot import bench_blindspot as measure
@@ -832,7 +875,10 @@ def bench_step(
     batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 16,
     patch: Annotated[int, typer.Option(min=1, help="Their side in pixels.")] = 64,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measurements per setting.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Folder of the tables; results/benchmarks by default."),
+    ] = None,
 ) -> None:
     """Seconds and memory of a training step, and where they go: layout, precision, recomputation."""
     from repro.benchmark_step import bench_step as measure
@@ -846,7 +892,10 @@ def bench_naive(
     batch: Annotated[int, typer.Option(min=1, help="Patches of a step.")] = 8,
     patch: Annotated[int, typer.Option(min=16, help="Their side in pixels.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements per row.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables; results/benchmarks by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", parser=_path, help="Folder of the tables; results/benchmarks by default."),
+    ] = None,
 ) -> None:
     """What BM3D as naive denoiser adds to a training step of GradNet, beside a DnCNN. About a minute."""
     from repro.benchmark_naive import bench_naive as measure

@@ -688,3 +688,31 @@ def test_tracebacks_are_shown_where_they_are_asked_for(value, shown, monkeypatch
     monkeypatch.setenv("REPRO_DEBUG", value)
     result = CliRunner().invoke(app, ["data", "path", "nothing"])
     assert isinstance(result.exception, ReproError) == shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "--model", "median", "--data", "", "--sigma", "25"],
+        ["evaluate", "--model", "median", "--data", "kodak24", "--out", ""],
+        ["train", "--out", "", "--model", "sadnet"],
+        ["campaign", "--status", "--results", ""],
+        ["experiment", "smoke-gray", "--results", ""],
+        ["accelerator", "--out", ""],
+        ["bench", "op", "--out", ""],
+        ["submit", "sidd", "", "--model", "sadnet-colour-50"],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(command, tmp_path, monkeypatch):
+    """As a variable gives that is not set."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "it is empty" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_status_of_a_folder_that_is_not_there_says_so(tmp_path):
+    result = CliRunner().invoke(app, ["campaign", "--status", "--only", "smoke-gray", "--results", str(tmp_path / "x")])
+    assert result.exit_code == 0 and f"There is no folder {tmp_path / 'x'} yet." in result.stderr
+    result = CliRunner().invoke(app, ["campaign", "--status", "--only", "smoke-gray", "--results", str(tmp_path)])
+    assert "no folder" not in result.stderr
