@@ -530,8 +530,8 @@ def describe_difference(claim: pd.Series) -> str:
 
 def describe_trust(claim: pd.Series) -> str:
     """``, within chance`` or ``, a hint`` after a difference that decides little, nothing after another."""
-    holds = claim["word"] in (REPRODUCED, DIRECTION)  # then a bound of 0 is a rounded one
-    if claim["low"] <= 0 <= claim["high"] and not holds:
+    rounded = claim["word"] in (REPRODUCED, DIRECTION) and 0 in (claim["low"], claim["high"])  # beyond 0 by little
+    if claim["low"] <= 0 <= claim["high"] and not rounded:
         return ", within chance"
     return ", a hint" if HINT in claim["reason"] else ""
 
