@@ -160,9 +160,10 @@ def describe_failures(settled: pd.DataFrame, study: Study, paper: str) -> str:
             ", ".join(f"{means[record.name]:.2f}" for record in group.records if (record.name in failed) == which)
             for which in (True, False)
         )
+        rest = "other has" if len(group.records) - len(lost) == 1 else "others have"
         told.append(
             f"In {len(lost)} of the {len(group.records)} trainings of `{group.first['experiment']}` {how}: {values} "
-            f"dB, where the others have {others}."
+            f"dB, where the {rest} {others}."
         )
     return " ".join(told)
 

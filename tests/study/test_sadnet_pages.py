@@ -111,7 +111,7 @@ def test_a_seed_whose_sampling_points_ran_away_stands_beside_the_others(make_rec
     assert front_page.describe_failures(settled, study, "SADNet") == "", "no claim of the first page rests on it"
     settled.loc["001-t3-kodak24-50-sadnet", "evidence"] = "long-seed0 long-seed1"
     told = front_page.describe_failures(settled, study, "SADNet")
-    assert told == "In 1 of the 2 trainings of `long` sampling points ran away: 28.00 dB, where the others have 28.00."
+    assert told == "In 1 of the 2 trainings of `long` sampling points ran away: 28.00 dB, where the other has 28.00."
     assert not front_page.describe_failures(settled, Study(LEDGER, EXPERIMENTS, [far]), "SADNet")
 
 
