@@ -304,7 +304,7 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
             f"at 1/{row.cell_px}"
             for row in rows.itertuples()
         )
-        shown = f"{offsets.QUANTITIES[statement]}: {shown}"
+        shown = f"{offsets.QUANTITIES[statement]}: {shown}{_tell_calm(measured, statement)}"
         evidence = " ".join(record.name for record in measured)
         facts = {"budget": group.budget, "evidence": evidence, "command": group.first["command"]}
         if rows["holds"].all():
@@ -317,6 +317,18 @@ def _settle_offsets(claim: pd.Series, study: Study) -> Verdict:
         reason = f"Holds at {count} of {len(rows)} scales. {shown}."
         return Verdict(claim["id"], NOT_REPRODUCED, reason, **facts)
     return untested(claim, study, "there is no network whose sampling points were measured")
+
+
+def _tell_calm(measured: list[archive.Record], statement: str) -> str:
+    """At how many scales a sentence holds without the trainings in which sampling points ran away, where there are some
+    of both kinds: one such training outweighs all others in a mean."""
+    calm = [record.folder for record in measured if not record.ran_away]
+    if not calm or len(calm) == len(measured):
+        return ""
+    rows = _summarise_offsets(*calm)
+    holds = rows.loc[rows["claim"] == statement, "holds"]
+    alone = "the one" if len(calm) == 1 else f"the {len(calm)}"
+    return f". In {alone} without runaway sampling points it holds at {int(holds.sum())} of {len(holds)} scales"
 
 
 @cache

@@ -412,6 +412,20 @@ def test_kernels_along_edges(make_record, alignment, word):
     assert settled("001-direction-kernels-extend-along-edges", record).word == word
 
 
+def test_kernels_of_a_runaway_training_count_and_the_others_are_told_by_themselves(make_record):
+    claim, found = "001-direction-kernels-extend-along-edges", []
+    for seed, (alignment, offset) in enumerate(((0.3, 0.5), (-5.0, 1000.0))):
+        kernels = measure_kernels(alignment=alignment)
+        record = make_record("x", PRINTED + SPREAD, seed=seed, offsets=kernels, patch=64)
+        curve = pd.DataFrame({"step": [1], "seconds": [1.0], "psnr_db": [24.0], "offset_decode1": [offset]})
+        curve.to_csv(record.folder / "curve.csv", index=False)
+        found.append(record)
+    verdict = settled(claim, *found)
+    assert verdict.word == NOT_REPRODUCED and verdict.reason.startswith("Holds at 0 of 4 scales.")
+    assert "In the one without runaway sampling points it holds at 4 of 4 scales." in verdict.reason
+    assert "without runaway" not in settled(claim, found[0]).reason + settled(claim, found[1]).reason
+
+
 @pytest.mark.parametrize(("smooth", "word"), [(-0.05, NOT_TESTABLE), (0.05, NOT_REPRODUCED)])
 def test_half_of_a_sentence_can_fail_and_not_hold(make_record, smooth, word):
     """It is about smooth places and even textures, of which only the first are measured."""
