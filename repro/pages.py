@@ -230,7 +230,7 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
         _value(settled, source="001", table="Table 3", method="CBM3D", dataset="Kodak24", sigma_255=50),
     )
     printed = (
-        f"the paper prints {paper['value']} dB, and {classical['value']} dB for CBM3D, the classical method; the "
+        f"the paper prints {paper['value']} dB, and {classical['value']} dB for CBM3D, a filter; the "
         f"replication prints {replication['value']} dB"
     )
     if pd.isna(paper["ours"]):
@@ -242,6 +242,7 @@ def describe_headline(settled: pd.DataFrame, study: Study) -> str:
     reason = escape(paper["reason"]).replace(value, f"**{value}**", 1)
     beside = ledger.find(settled, source="001", metric="ordering", dataset="Kodak24", colour="rgb", sigma_255=50)
     beside = beside[beside["variant"].str.startswith("over ")]  # others are between states of the ablation study
+    beside = beside[beside["variant"] != "over CBM3D"]  # the reason has it
     missed = beside[(beside["word"] == NOT_REPRODUCED) & beside["high"].notna()]
     also = ""
     for rows, told in (
