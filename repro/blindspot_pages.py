@@ -68,8 +68,9 @@ def _show_cell(claim: pd.Series) -> str:
 
 
 COLLAPSE = (
-    "The level that it estimates is 0, so that all of the noise counts as signal, whose sum the likelihood judges. Its "
-    "softplus passes no gradient there, the regulariser's neither, and nothing leads back."
+    "The level that it estimates lies at its floor, a quarter of a gray level, so that all of the noise counts as "
+    "signal, whose sum the likelihood judges. The softplus above that floor passes no gradient there, the "
+    "regulariser's neither, and nothing leads back."
 )
 
 

@@ -111,9 +111,8 @@ def _describe_failed(settled: pd.DataFrame, study: Study) -> list[str]:
     small = {record.name for record in study.records if record["steps"] and record["budget"] != "paper"}
     failed = settled[settled["word"] == NOT_REPRODUCED]
     briefly = sum(bool(small & set(evidence.split())) for evidence in failed["evidence"].fillna(""))
-    differences = failed[
-        failed["metric"].isin(ledger.STATEMENTS)
-    ]  # of a value, the interval is that around what is printed
+    # Of a printed value, the interval is around that value.
+    differences = failed[failed["metric"].isin(ledger.STATEMENTS)]
     undecided = int(((differences["low"] <= 0) & (differences["high"] >= 0)).sum())
     unmet = failed[failed["metric"].isin(KINDS["architecture"])]
     copied = int((unmet["source"] == "000").sum())

@@ -224,9 +224,8 @@ def _curves(group: Group) -> pd.DataFrame:
     ]
     table = pd.concat(curves, axis=1, keys=range(len(curves))).astype(float).sort_index()
     table = table.set_axis(table.index.astype(float))
-    return table.interpolate(
-        method="index", limit_area="inside"
-    ).dropna()  # trainings by the clock have steps of their own
+    # Trainings that end by the clock have steps of their own.
+    return table.interpolate(method="index", limit_area="inside").dropna()
 
 
 def _ends(group: Group) -> list[float]:

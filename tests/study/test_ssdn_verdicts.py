@@ -106,7 +106,7 @@ def test_a_failed_training_is_told_where_curves_are_compared(make, monkeypatch):
     text = blindspot_pages.describe_speed(Study(LEDGER, EXPERIMENTS, [*ours, void]))
     assert "The curve is a mean with `variable-seed1`, which failed." in text
     text = blindspot_pages.describe_collapses(Study(LEDGER, EXPERIMENTS, [gain(ours[0], 9), ours[1]]))
-    assert "The level that it estimates is 0" in text
+    assert "The level that it estimates lies at its floor" in text
 
 
 def test_what_estimating_trainings_gained_is_told_where_one_failed(make):
